@@ -1,0 +1,39 @@
+# Everything is installed into .venv, from versions pinned in constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO ?= data/demo
+
+.PHONY: demo test test-slow lint types format clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+## demo: index this machine's Python docstrings and search them through both tiers
+demo: $(INSTALLED)
+	$(BIN)/tiered-index demo --dir $(DEMO)
+
+## test: the fast tests, once more with assertions in the package stripped
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -O -m pytest -n auto -m "not slow" tests/test_index.py tests/test_errors.py
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,91 @@
+"""An embedded vector index for Matryoshka (MRL) embeddings.
+
+The first 256 dimensions of every vector live in memory under one FAISS HNSW graph and find candidates;
+the full vectors live on disk, once, in plain Parquet that is mapped in place, and rank them.
+
+::
+
+    import tiered_index as ti
+
+    with ti.open("news.tidx", dim=1536) as index:
+        index.add(ids, vectors, metadata={"title": titles})
+        hit = index.search(query, k=10)
+
+How the parts depend on each other, each only on those to its right::
+
+    index, ingest -> search, exact, results -> storage -> coarse, full -> validate -> config, errors
+
+``planner`` is given numbers and knows none of the tiers. ``coarse`` alone knows FAISS.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from tiered_index.config import IndexConfig
+from tiered_index.errors import (
+    CommitUncertainError,
+    ConfigMismatchError,
+    CorruptIndexError,
+    DimensionError,
+    DuplicateIdError,
+    IdError,
+    IndexClosedError,
+    IndexLockedError,
+    IndexNotFoundError,
+    InvalidInputError,
+    LayoutError,
+    MetadataError,
+    MissingDependencyError,
+    NonFiniteVectorError,
+    NotAnIndexError,
+    ParameterError,
+    ReadOnlyError,
+    SourceError,
+    StorageError,
+    TieredIndexError,
+    VectorRangeError,
+    ZeroVectorError,
+)
+from tiered_index.index import Index
+from tiered_index.index import open_index as open  # noqa: A004 - ti.open, as in gzip.open
+from tiered_index.ingest import IngestReport, ingest
+from tiered_index.planner.plan import Plan
+from tiered_index.results import SearchResult, SearchStats
+from tiered_index.stats import IndexStats
+
+__version__ = version("tiered-index")
+
+__all__ = [
+    "CommitUncertainError",
+    "ConfigMismatchError",
+    "CorruptIndexError",
+    "DimensionError",
+    "DuplicateIdError",
+    "IdError",
+    "Index",
+    "IndexClosedError",
+    "IndexConfig",
+    "IndexLockedError",
+    "IndexNotFoundError",
+    "IndexStats",
+    "IngestReport",
+    "InvalidInputError",
+    "LayoutError",
+    "MetadataError",
+    "MissingDependencyError",
+    "NonFiniteVectorError",
+    "NotAnIndexError",
+    "ParameterError",
+    "Plan",
+    "ReadOnlyError",
+    "SearchResult",
+    "SearchStats",
+    "SourceError",
+    "StorageError",
+    "TieredIndexError",
+    "VectorRangeError",
+    "ZeroVectorError",
+    "ingest",
+    "open",
+]

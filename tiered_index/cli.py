@@ -1,0 +1,281 @@
+"""The command line: ingest, search, info, demo; each with --json."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import tiered_index as ti
+
+app = typer.Typer(
+    name="tiered-index",
+    help="An embedded vector index for Matryoshka embeddings.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+IndexPath = Annotated[Path, typer.Argument(help="The index folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_MAX_CELL = 80
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn the package's errors into one line and exit status 1."""
+    try:
+        yield
+    except ti.TieredIndexError as error:
+        _err.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="A Parquet file, a folder or glob of them, or a .npy file.")],
+    index: IndexPath,
+    id_column: Annotated[str, typer.Option(help="Column of ids; '' numbers the rows.")] = "id",
+    vector_column: Annotated[str | None, typer.Option(help="Column of vectors; found if not given.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="A metadata column to keep; all if not given.")
+    ] = None,
+    metric: Annotated[Literal["cosine", "dot"] | None, typer.Option(help="How vectors are compared.")] = None,
+    prefix_dim: Annotated[int | None, typer.Option(help="Dimensions in memory.")] = None,
+    store_dim: Annotated[int | None, typer.Option(help="Dimensions kept on disk.")] = None,
+    dtype: Annotated[Literal["float32", "float16"] | None, typer.Option(help="Type on disk.")] = None,
+    skip_existing: Annotated[bool, typer.Option(help="Pass over ids that the index holds.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add vectors to an index, creating it if need be."""
+    with _errors():
+        report = ti.ingest(
+            source,
+            index,
+            id_column=id_column or None,
+            vector_column=vector_column,
+            columns=column,
+            metric=metric,
+            prefix_dim=prefix_dim,
+            store_dim=store_dim,
+            dtype=dtype,
+            skip_existing=skip_existing,
+            progress=False if quiet else None,
+        )
+    if as_json:
+        _print_json(report)
+    else:
+        skipped = f", {report.skipped:,} skipped" if report.skipped else ""
+        _out.print(f"{report.rows:,} rows added{skipped} in {report.seconds:.1f} s")
+
+
+@app.command()
+def search(
+    index: IndexPath,
+    like: Annotated[str | None, typer.Option(help="Search with the vector of the row of this id.")] = None,
+    vector: Annotated[
+        Path | None, typer.Option(help="A .npy file with the query, or '-': a JSON array on standard input.")
+    ] = None,
+    row: Annotated[int, typer.Option(help="Which row of the .npy file.")] = 0,
+    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
+    prefix_dim: Annotated[int | None, typer.Option(help="Dimensions that find candidates.")] = None,
+    ef: Annotated[int | None, typer.Option(help="Beam width of the walk.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Rows to rescore.")] = None,
+    exact: Annotated[bool, typer.Option(help="Score every full vector.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search with a stored row's vector, or with one from a file."""
+    with _errors(), ti.open(index, mode="r") as opened:
+        query = _query(opened, like, vector, row)
+        fixed: dict[str, Any] = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates}
+        result = opened.search(query, k, exact=exact, **fixed)
+        hits = result.to_arrow().to_pylist()
+    if as_json:
+        _print_json({"hits": hits, "plan": result.plan, "stats": result.stats})
+    else:
+        _print_hits(hits, result.plan, result.stats.total_ms)
+
+
+@app.command()
+def info(index: IndexPath, as_json: AsJson = False) -> None:
+    """Show what an index holds, and what each tier takes in memory and on disk."""
+    with _errors(), ti.open(index, mode="r") as opened:
+        stats = opened.stats()
+    if as_json:
+        _print_json(stats)
+        return
+    config = stats.config
+    kept = "" if config.store_dim == config.dim else f" ({config.store_dim} kept)"
+    _out.print(
+        f"[bold]{escape(str(index))}[/]: {stats.rows:,} rows of {config.dim} dimensions{kept}, "
+        f"{config.metric}, {config.dtype}; {stats.segments} segments, generation {stats.generation}"
+    )
+    if stats.columns:
+        _out.print("columns: " + ", ".join(f"{n} ({escape(kind)})" for n, kind in stats.columns.items()))
+    table = Table("tier", "what", "memory", "disk", box=None, pad_edge=False)
+    for name in ("memory", "disk"):
+        table.columns[2 if name == "memory" else 3].justify = "right"
+    coarse = stats.coarse_codes_bytes + stats.coarse_graph_bytes
+    table.add_row(
+        "coarse",
+        f"{config.prefix_dim}-dim bf16 prefixes {_bytes(stats.coarse_codes_bytes)}, "
+        f"graph {_bytes(stats.coarse_graph_bytes)}",
+        _bytes(coarse),
+        _bytes(stats.coarse_disk_bytes),
+    )
+    table.add_row(
+        "lookup", "ids, inverse norms (mapped)", _bytes(stats.lookup_bytes), _bytes(stats.lookup_disk_bytes)
+    )
+    table.add_row("full", "vectors and metadata, Parquet", "-", _bytes(stats.full_disk_bytes))
+    _out.print(table)
+    if stats.rows:
+        share = coarse / stats.full_hnsw_bytes
+        _out.print(
+            f"HNSW on all {config.dim} dimensions in float32 would take {_bytes(stats.full_hnsw_bytes)} of "
+            f"memory; the coarse tier is {share:.2f} x that."
+        )
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option("--dir", help="Where the demo keeps its data.", show_default="user cache")
+    ] = None,
+    query: Annotated[str | None, typer.Option(help="Ask your own question.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Index this machine's Python docstrings, ask some questions, and measure every prefix dimension."""
+    from tiered_index.demo import run
+
+    def quiet(_: str) -> None:
+        pass
+
+    say: Callable[[str], None] = quiet if as_json else _out.print
+    with _errors():
+        shown = run.Demo(folder or _cache_folder(), say)
+        shown.build()
+        answers = [shown.ask(question) for question in ([query] if query else run.QUESTIONS)]
+        if not as_json:
+            for answer in answers:
+                _out.print(f"\n[bold]{escape(answer.question)}[/]")
+                _print_hits(answer.hits, answer.plan, answer.ms, ("id", "title"))
+        if query:
+            if as_json:
+                _print_json(answers[0])
+            return
+        table = shown.measure()
+        with ti.open(shown.index_path, mode="r") as index:
+            rows, dim = len(index), index.config.dim
+        from tiered_index.demo.plot import plot
+
+        plot(table, rows, shown.plot_path)
+    queries = len(shown.queries())
+    if as_json:
+        plotted = str(shown.plot_path)
+        _print_json(
+            run.DemoReport(rows=rows, dim=dim, queries=queries, answers=answers, table=table, plot=plotted)
+        )
+    else:
+        _print_dimensions(table, rows, dim, queries)
+        _out.print(f"\nplot: {shown.plot_path}")
+        _out.print('ask your own: tiered-index demo --query "..."' + (f" --dir {folder}" if folder else ""))
+
+
+def _query(index: ti.Index, like: str | None, vector: Path | None, row: int) -> Any:
+    if (like is None) == (vector is None):
+        raise ti.ParameterError("give either --like ID or --vector FILE")
+    if like is not None:
+        stored = index.stats().id_kind
+        try:
+            key: Any = int(like) if stored == "int64" else like
+        except ValueError as error:
+            raise ti.IdError(f"the index holds int64 ids, not {like!r}") from error
+        found = index.get([key], include_vectors=True)
+        if not found.num_rows:
+            raise ti.IdError(f"no row with the id {key!r}")
+        flat = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        # a query has all dimensions; those that are not kept do not count
+        return np.pad(flat.astype(np.float32), (0, index.config.dim - len(flat)))
+    if str(vector) == "-":
+        try:
+            return np.asarray(json.load(sys.stdin), np.float32)
+        except ValueError as error:
+            raise ti.DimensionError(f"standard input holds no JSON array of numbers: {error}") from error
+    try:
+        array = np.load(str(vector), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ti.SourceError(f"{vector}: cannot be read as .npy: {error}") from error
+    if array.ndim == 2 and not 0 <= row < len(array):
+        raise ti.ParameterError(f"{vector}: has {len(array)} rows, not a row {row}")
+    return array[row] if array.ndim == 2 else array
+
+
+def _print_hits(
+    hits: list[dict[str, Any]], plan: ti.Plan, ms: float, names: tuple[str, ...] | None = None
+) -> None:
+    if hits:
+        shown = [n for n in hits[0] if n not in ("rank", "score") and (names is None or n in names)]
+        table = Table("rank", "score", *shown, box=None, pad_edge=False)
+        for hit in hits:
+            cells = [escape(str(hit[n]))[:_MAX_CELL] for n in shown]
+            table.add_row(str(hit["rank"]), f"{hit['score']:.4f}", *cells)
+        _out.print(table)
+    _out.print(f"[dim]{_plan(plan)}, {len(hits)} hits in {ms:.3f} ms[/]")
+
+
+def _plan(plan: ti.Plan) -> str:
+    if plan.strategy == "exact":
+        return "plan: exact, every full vector"
+    beam = f", ef {plan.ef}" if plan.strategy == "graph" else ""
+    return (
+        f"plan: {plan.strategy} on {plan.prefix_dim} dimensions{beam}, {plan.candidates} candidates rescored"
+    )
+
+
+def _print_dimensions(table: list[Any], rows: int, dim: int, queries: int) -> None:
+    _out.print(f"\n[bold]{rows:,} documents, {dim} dimensions, {queries:,} held-out titles as queries[/]")
+    shown = Table(box=None, pad_edge=False)
+    for name in ("dimensions", "recall@10, prefix alone", "recall@10, rescored", "median ms", "memory"):
+        shown.add_column(name, justify="right")
+    for row in table:
+        exact = row.strategy == "exact"
+        shown.add_row(
+            f"{row.prefix_dim} (exact)" if exact else str(row.prefix_dim),
+            "-" if exact else f"{row.recall_prefix:.3f}",
+            f"{row.recall:.3f}",
+            f"{row.ms:.3f}",
+            f"{row.memory_mb:.1f} MB",
+        )
+    _out.print(shown)
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "tiered_index" / "demo"
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")

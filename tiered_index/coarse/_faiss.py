@@ -1,0 +1,194 @@
+"""The only module that imports faiss.
+
+It knows two shapes of index, both over bf16 codes and the inner product: an HNSW graph
+(``IndexHNSWSQ``) and a flat array (``IndexScalarQuantizer``). A *view* scores only the first d
+dimensions of the same codes: a scalar quantizer of dimension d whose ``code_size`` is still that of
+the whole code steps over the rest, and a graph over it walks the same links. Codes and links of a
+mapped file are assigned as views, so a view costs no memory.
+
+Graphs are built on bf16 codes directly: on 250,000 prefixes of 256 dimensions that took as long as
+building on float32 (33.7 s against 37.4 s) in half the memory, and the recall was the same.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from tiered_index.errors import CorruptIndexError
+
+CODE_BYTES_PER_DIM = 2
+_WRITE_BYTES = 1 << 22
+_BF16 = faiss.ScalarQuantizer.QT_bf16
+_INNER_PRODUCT = faiss.METRIC_INNER_PRODUCT
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+
+class _Threads(threading.local):
+    """FAISS keeps the number of OpenMP threads per calling thread; so does this note of it."""
+
+    current = 0
+
+
+_threads = _Threads()
+_cores = os.cpu_count() or 1
+
+
+def _after_fork() -> None:
+    # GNU OpenMP's pool does not survive a fork: a parallel region in the child would wait for ever.
+    global _cores
+    _cores = 1
+    faiss.omp_set_num_threads(1)
+    _threads.current = 1
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def use_threads(parallel: bool) -> None:
+    """Let FAISS calls of this thread use all cores, or one."""
+    wanted = _cores if parallel else 1
+    if _threads.current != wanted:
+        faiss.omp_set_num_threads(wanted)
+        _threads.current = wanted
+
+
+def new_graph(dim: int, degree: int, ef_construction: int) -> Any:
+    """Make an empty HNSW graph over bf16 codes."""
+    index = faiss.IndexHNSWSQ(dim, _BF16, degree, _INNER_PRODUCT)
+    index.hnsw.efConstruction = ef_construction
+    index.is_trained = True  # bf16 has nothing to learn
+    return index
+
+
+def new_flat(dim: int) -> Any:
+    """Make an empty array of bf16 codes."""
+    return faiss.IndexScalarQuantizer(dim, _BF16, _INNER_PRODUCT)
+
+
+def add(index: Any, prefixes: Floats) -> None:
+    """Encode and add prefixes, shape (n, dim), with all cores."""
+    use_threads(parallel=True)
+    index.add(prefixes)
+
+
+def write(index: Any, sink: Callable[[bytes], object]) -> None:
+    """Serialise an index into `sink`, which is called with successive bytes and raises if it cannot.
+
+    FAISS's own path writer has reported success on a full disk; a Python sink raises.
+    """
+
+    def write_all(data: bytes) -> int:
+        sink(data)
+        return len(data)
+
+    # Not FAISS's BufferedIOWriter: its last write is its destructor's, where an error ends the process.
+    faiss.write_index(index, faiss.PyCallbackIOWriter(write_all, _WRITE_BYTES))
+
+
+def read_mapped(path: str) -> Any:
+    """Open an index file with codes and links mapped, not read.
+
+    Raises
+    ------
+    CorruptIndexError
+        FAISS cannot read it, or it is not of the two shapes this module writes.
+    """
+    try:
+        index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
+    except (RuntimeError, MemoryError) as error:
+        raise CorruptIndexError(f"{path}: FAISS cannot read it: {error}") from error
+    storage = codes_of(index)
+    if storage.sq.qtype != _BF16 or index.metric_type != _INNER_PRODUCT:
+        raise CorruptIndexError(f"{path}: not bf16 codes under the inner product")
+    return index
+
+
+def is_graph(index: Any) -> bool:
+    """Tell a graph from an array."""
+    return isinstance(index, faiss.IndexHNSW)
+
+
+def codes_of(index: Any) -> Any:
+    """Return the ``IndexScalarQuantizer`` that holds an index's codes."""
+    return faiss.downcast_index(index.storage) if is_graph(index) else index
+
+
+def flat_view(index: Any, dim: int) -> Any:
+    """Return a flat index that scores the first `dim` dimensions of `index`'s codes."""
+    storage = codes_of(index)
+    view = faiss.IndexScalarQuantizer(dim, _BF16, _INNER_PRODUCT)
+    view.sq.code_size = view.code_size = storage.code_size
+    view.codes = storage.codes
+    view.ntotal = storage.ntotal
+    return view
+
+
+def graph_view(index: Any, flat: Any) -> Any:
+    """Return `index`'s graph over the codes of a :func:`flat_view`, which must outlive it."""
+    view = faiss.IndexHNSW(flat)
+    view.own_fields = False
+    view.metric_type = _INNER_PRODUCT
+    view.hnsw = index.hnsw
+    view.ntotal = index.ntotal
+    return view
+
+
+def search_parameters(ef: int) -> Any:
+    """Return the parameters of a walk; they are read only, so one object serves every thread."""
+    return faiss.SearchParametersHNSW(efSearch=ef)
+
+
+def search(index: Any, prefixes: Floats, count: int, parameters: Any | None = None) -> tuple[Rows, Floats]:
+    """Find each prefix's best `count` rows, best first; rows that were not found are -1.
+
+    Parameters
+    ----------
+    index : faiss index or view
+        What to search.
+    prefixes : ndarray, shape (n, d), float32, C-contiguous
+        d is the dimension of the view.
+    count : int
+        How many rows a query, at least 1.
+    parameters : optional
+        From :func:`search_parameters`, for graphs.
+
+    Returns
+    -------
+    rows : ndarray, shape (n, count), int64
+    scores : ndarray, shape (n, count), float32
+        Inner products of prefixes.
+    """
+    n = len(prefixes)
+    use_threads(parallel=n > 1)
+    rows = np.empty((n, count), np.int64)
+    scores = np.empty((n, count), np.float32)
+    # search_c is the C++ call itself: the Python wrapper around it checks again what is known here.
+    index.search_c(
+        n, faiss.swig_ptr(prefixes), count, faiss.swig_ptr(scores), faiss.swig_ptr(rows), parameters
+    )
+    return rows, scores
+
+
+def memory_bytes(index: Any) -> tuple[int, int]:
+    """Return the bytes of an index's codes and of its graph."""
+    storage = codes_of(index)
+    codes = int(storage.codes.size())
+    if not is_graph(index):
+        return codes, 0
+    hnsw = index.hnsw
+    # neighbours are int32; offsets are 64-bit and levels 32-bit, one a node
+    return codes, 4 * hnsw.neighbors.size() + 8 * hnsw.offsets.size() + 4 * hnsw.levels.size()
+
+
+def version() -> str:
+    """Return FAISS's version."""
+    return str(faiss.__version__)

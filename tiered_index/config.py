@@ -1,0 +1,146 @@
+"""The settings an index is made with; they never change afterwards."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from tiered_index.errors import ConfigMismatchError, ParameterError
+
+Metric = Literal["cosine", "dot"]
+Dtype = Literal["float32", "float16"]
+IdKind = Literal["str", "int64"]
+
+MIN_DIM = 2
+MAX_DIM = 32_768
+"""One Parquet page holds the vectors of a row group and must stay below 2 GiB."""
+
+DEFAULT_PREFIX_DIM = 256
+PREFIX_DIM_STEP = 8
+"""Prefix dimensions are multiples of this, or the whole coarse width."""
+
+MIN_GRAPH_DEGREE = 4
+DEFAULT_GRAPH_DEGREE = 24
+MAX_GRAPH_DEGREE = 128
+"""M of HNSW: links a node on the upper levels, half of those on the lowest one."""
+
+MIN_EF_CONSTRUCTION = 8
+DEFAULT_EF_CONSTRUCTION = 100
+MAX_EF_CONSTRUCTION = 2_000
+
+
+class IndexConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an index is made with.
+
+    Parameters
+    ----------
+    dim : int
+        Length of the vectors and queries that are given to the index.
+    store_dim : int
+        How many leading dimensions the full tier keeps and ranks by; ``dim`` keeps all.
+    prefix_dim : int
+        Width of the coarse tier: the leading dimensions held in memory.
+    metric : {"cosine", "dot"}
+        Higher is better under both.
+    dtype : {"float32", "float16"}
+        The type of the stored full vectors.
+    graph_degree : int
+        M of the HNSW graph.
+    ef_construction : int
+        Beam width while the graph is built.
+    """
+
+    dim: int
+    store_dim: int
+    prefix_dim: int
+    metric: Metric = "cosine"
+    dtype: Dtype = "float32"
+    graph_degree: int = DEFAULT_GRAPH_DEGREE
+    ef_construction: int = DEFAULT_EF_CONSTRUCTION
+
+    def check_same(self, **asked: Any) -> None:
+        """Raise unless every setting that is asked for (not None) is this index's.
+
+        Raises
+        ------
+        ConfigMismatchError
+            Names each setting that differs, with both values.
+        """
+        wrong = [
+            f"{name} is {getattr(self, name)!r}, not {value!r}"
+            for name, value in asked.items()
+            if value is not None and getattr(self, name) != value
+        ]
+        if wrong:
+            raise ConfigMismatchError("the index exists with other settings: " + "; ".join(wrong))
+
+
+def make_config(
+    dim: int,
+    *,
+    store_dim: int | None = None,
+    prefix_dim: int | None = None,
+    metric: Metric | None = None,
+    dtype: Dtype | None = None,
+    graph_degree: int | None = None,
+    ef_construction: int | None = None,
+) -> IndexConfig:
+    """Fill in the defaults and check every range.
+
+    Raises
+    ------
+    ParameterError
+        Names the setting and its value.
+    """
+    dim = in_range("dim", dim, MIN_DIM, MAX_DIM)
+    store_dim = in_range("store_dim", dim if store_dim is None else store_dim, MIN_DIM, dim)
+    if prefix_dim is None:
+        prefix_dim = min(DEFAULT_PREFIX_DIM, store_dim)
+    return IndexConfig(
+        dim=dim,
+        store_dim=store_dim,
+        prefix_dim=check_prefix_dim(prefix_dim, store_dim),
+        metric=one_of("metric", metric or "cosine", get_args(Metric)),
+        dtype=one_of("dtype", dtype or "float32", get_args(Dtype)),
+        graph_degree=in_range(
+            "graph_degree",
+            DEFAULT_GRAPH_DEGREE if graph_degree is None else graph_degree,
+            MIN_GRAPH_DEGREE,
+            MAX_GRAPH_DEGREE,
+        ),
+        ef_construction=in_range(
+            "ef_construction",
+            DEFAULT_EF_CONSTRUCTION if ef_construction is None else ef_construction,
+            MIN_EF_CONSTRUCTION,
+            MAX_EF_CONSTRUCTION,
+        ),
+    )
+
+
+def check_prefix_dim(prefix_dim: int, width: int) -> int:
+    """Return `prefix_dim` if it is all of `width` or a smaller multiple of 8, or raise ParameterError."""
+    prefix_dim = in_range("prefix_dim", prefix_dim, MIN_DIM, width)
+    if prefix_dim != width and prefix_dim % PREFIX_DIM_STEP:
+        raise ParameterError(
+            f"prefix_dim must be {width} or a smaller multiple of {PREFIX_DIM_STEP}, not {prefix_dim}"
+        )
+    return prefix_dim
+
+
+def in_range(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return `value` as an int between `low` and `high`, both included, or raise ParameterError."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ParameterError(f"{name} must be a whole number, not {value!r}")
+    number = int(value.__index__())
+    if number < low or (high is not None and number > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ParameterError(f"{name} must be {bounds}, not {number}")
+    return number
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    """Return `value` if it is one of the `allowed` strings, or raise ParameterError."""
+    if value not in allowed:
+        raise ParameterError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+    return value

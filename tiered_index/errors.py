@@ -1,0 +1,140 @@
+"""Everything this package raises.
+
+::
+
+    TieredIndexError
+    ├── InvalidInputError (ValueError)      the call's arguments; nothing has changed
+    │   ├── DimensionError                  a vector or query of another length or rank
+    │   ├── NonFiniteVectorError            NaN or infinity
+    │   ├── VectorRangeError                a number too large or too small for the stored type
+    │   ├── ZeroVectorError                 no direction, under the cosine metric
+    │   ├── IdError                         an id that is null or of the wrong kind
+    │   ├── DuplicateIdError                an id twice in the batch, or already in the index
+    │   ├── MetadataError                   unknown or missing columns, values of another type
+    │   ├── ParameterError                  k, ef, candidates, prefix_dim, ... out of range
+    │   └── SourceError                     a source for ingestion that cannot be read
+    ├── ConfigMismatchError (ValueError)    opened with settings other than the index was made with
+    ├── IndexNotFoundError (FileNotFoundError)
+    ├── NotAnIndexError                     the path is a file, or a folder of something else
+    ├── IndexClosedError                    use after close()
+    ├── ReadOnlyError                       a write to an index that was opened to read
+    ├── IndexLockedError                    another writer holds the index
+    ├── StorageError (OSError)
+    │   ├── CorruptIndexError               bytes that are not what was written
+    │   │   └── LayoutError                 a Parquet file whose vectors cannot be mapped in place
+    │   └── CommitUncertainError            the last step of a commit failed: it may have happened
+    └── MissingDependencyError (ImportError)
+
+Errors about rows carry ``rows``: the positions, counted from zero, of the offending rows in the
+call's batch (the first :data:`MAX_ROWS_NAMED` of them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MAX_ROWS_NAMED = 5
+"""How many offending rows an error names."""
+
+
+class TieredIndexError(Exception):
+    """The root of this package's errors."""
+
+
+class InvalidInputError(TieredIndexError, ValueError):
+    """An argument that cannot be used; nothing has changed.
+
+    Attributes
+    ----------
+    rows : tuple of int
+        The first offending rows of the batch, counted from zero; empty where no row is at fault.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+        self.rows = tuple(int(row) for row in rows[:MAX_ROWS_NAMED])
+        if self.rows:
+            label = "row" if len(rows) == 1 else "rows"
+            named = ", ".join(map(str, self.rows))
+            more = f" and {len(rows) - len(self.rows)} more" if len(rows) > len(self.rows) else ""
+            message = f"{message} ({label} {named}{more})"
+        super().__init__(message)
+
+
+class DimensionError(InvalidInputError):
+    """A vector or query of another length or rank than the index takes."""
+
+
+class NonFiniteVectorError(InvalidInputError):
+    """A vector or query with NaN or infinity in it."""
+
+
+class VectorRangeError(InvalidInputError):
+    """A vector with a number, or a norm, that the stored type cannot hold."""
+
+
+class ZeroVectorError(InvalidInputError):
+    """A vector, or its prefix, that has no direction, under the cosine metric."""
+
+
+class IdError(InvalidInputError):
+    """An id that is null or of another kind than the index's."""
+
+
+class DuplicateIdError(InvalidInputError):
+    """An id that stands twice in the batch, or is in the index already."""
+
+
+class MetadataError(InvalidInputError):
+    """Metadata with unknown or missing columns, or values of another type."""
+
+
+class ParameterError(InvalidInputError):
+    """A setting or search parameter out of its range."""
+
+
+class SourceError(InvalidInputError):
+    """A source for ingestion that cannot be read as vectors."""
+
+
+class ConfigMismatchError(TieredIndexError, ValueError):
+    """The index was made with other settings than the ones it is opened with."""
+
+
+class IndexNotFoundError(TieredIndexError, FileNotFoundError):
+    """There is no index at this path."""
+
+
+class NotAnIndexError(TieredIndexError):
+    """The path is a file, or a folder that holds something else."""
+
+
+class IndexClosedError(TieredIndexError):
+    """The index was closed."""
+
+
+class ReadOnlyError(TieredIndexError):
+    """A write to an index that was opened to read."""
+
+
+class IndexLockedError(TieredIndexError):
+    """Another writer, in this or another process, holds the index."""
+
+
+class StorageError(TieredIndexError, OSError):
+    """The disk or the file system failed."""
+
+
+class CorruptIndexError(StorageError):
+    """A file that is missing, or whose bytes are not what was written."""
+
+
+class LayoutError(CorruptIndexError):
+    """A Parquet file whose vectors do not lie in it as a contiguous array."""
+
+
+class CommitUncertainError(StorageError):
+    """The last step of a commit failed: after opening again it is either there whole or not at all."""
+
+
+class MissingDependencyError(TieredIndexError, ImportError):
+    """An optional package that this call needs is not installed."""

@@ -1,0 +1,203 @@
+"""Reads rows.parquet in place: vectors by mapping, metadata by Parquet's own reader."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tiered_index.config import Dtype
+from tiered_index.errors import CorruptIndexError, LayoutError
+from tiered_index.full.parquet_writer import ROW_GROUP_ROWS, vector_type
+from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
+
+_GROUP_SHIFT = ROW_GROUP_ROWS.bit_length() - 1
+_GROUP_MASK = ROW_GROUP_ROWS - 1
+_MAX_PAGE_HEADER = 512
+"""Bytes; headers written by Arrow take about 30."""
+
+
+class ParquetRows:
+    """The full tier of one segment.
+
+    Parameters
+    ----------
+    path : str
+        A file that :class:`~tiered_index.full.parquet_writer.ParquetRowsWriter` wrote.
+    dim : int
+        Length of the vectors in it.
+    dtype : {"float32", "float16"}
+        Their type.
+    rows : int
+        How many it must hold.
+
+    Raises
+    ------
+    LayoutError
+        The vectors cannot be mapped in place; names the file and the row group.
+    CorruptIndexError
+        Not a Parquet file, or another number of rows or columns than were written.
+    """
+
+    def __init__(self, path: str, dim: int, dtype: Dtype, rows: int) -> None:
+        self.path = path
+        self.rows = rows
+        self._dim = dim
+        self._dtype = np.dtype(dtype)
+        self._row_bytes = dim * self._dtype.itemsize
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._open(dim, dtype)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, dim: int, dtype: Dtype) -> None:
+        try:
+            # Two mappings: rows are read here and there, without read-ahead; columns from end to end.
+            self._mapping = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
+            self._parquet = pq.ParquetFile(pa.BufferReader(pa.py_buffer(self._mapping)))
+            random = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise CorruptIndexError(f"{self.path}: not a readable Parquet file: {error}") from error
+        if hasattr(random, "madvise"):
+            # 100 cold rows of 4 KiB took 239 ms with read-ahead and 7 ms without.
+            random.madvise(mmap.MADV_RANDOM)
+        self._bases = _vector_offsets(self.path, self._parquet, self._mapping, dim, dtype)
+        found = self._parquet.metadata.num_rows
+        if found != self.rows:
+            raise CorruptIndexError(f"{self.path}: {found} rows, where {self.rows} were written")
+        # Rows lie at any byte offset: one void item a byte, each as long as a row, makes them one gather.
+        self._any_offset: NDArray[Any] = np.ndarray(
+            (len(random) - self._row_bytes + 1,), f"V{self._row_bytes}", buffer=random, strides=(1,)
+        )
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The file's columns: id, metadata, vector."""
+        return self._parquet.schema_arrow
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return a copy of the vectors of `rows`, in that order, shape (len(rows), dim)."""
+        offsets = self._bases[rows >> _GROUP_SHIFT] + (rows & _GROUP_MASK) * self._row_bytes
+        raw: NDArray[Any] = self._any_offset[offsets]
+        return raw.view(self._dtype).reshape(len(rows), self._dim)
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield (first row, vectors) of each row group in turn.
+
+        The array is reused: it holds until the next one is asked for. Read, not mapped, so that a pass
+        over everything keeps one row group in memory and does not push out what searches use.
+        """
+        buffer = bytearray(min(ROW_GROUP_ROWS, max(self.rows, 1)) * self._row_bytes)
+        for group, base in enumerate(self._bases.tolist()):
+            first = group * ROW_GROUP_ROWS
+            size = min(ROW_GROUP_ROWS, self.rows - first) * self._row_bytes
+            _read_exactly(self._fd, memoryview(buffer)[:size], base, self.path)
+            yield (
+                first,
+                np.frombuffer(buffer, self._dtype, size // self._dtype.itemsize).reshape(-1, self._dim),
+            )
+
+    def columns(self, names: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
+        """Return columns of `rows`, in that order; only the row groups they lie in are decoded."""
+        groups, which = np.unique(rows >> _GROUP_SHIFT, return_inverse=True)
+        table = self._parquet.read_row_groups(groups.tolist(), columns=list(names))
+        places = which * ROW_GROUP_ROWS + (rows & _GROUP_MASK)  # only the file's last group is shorter
+        return table.select(list(names)).take(pa.array(places))
+
+    def size(self) -> int:
+        """Return the file's size in bytes."""
+        return len(self._mapping)
+
+    def close(self) -> None:
+        """Close the descriptor; mappings go when the last array over them does."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _vector_offsets(
+    path: str, file: pq.ParquetFile, mapping: mmap.mmap, dim: int, dtype: Dtype
+) -> NDArray[np.int64]:
+    """Return the byte offset of each row group's first vector, having checked that they lie in place."""
+    schema = file.schema_arrow
+    for name in (ID_COLUMN, VECTOR_COLUMN):
+        if name not in schema.names:
+            raise CorruptIndexError(f"{path}: no column {name!r}")
+    wanted, found = vector_type(dim, dtype), schema.field(VECTOR_COLUMN).type
+    if (
+        not pa.types.is_fixed_size_list(found)
+        or found.list_size != dim
+        or found.value_type != wanted.value_type
+    ):
+        raise CorruptIndexError(f"{path}: vectors of type {found}, not {wanted}")
+    metadata = file.metadata
+    column = next(i for i in range(metadata.num_columns) if _is_vector_leaf(metadata, i))
+    row_bytes = dim * np.dtype(dtype).itemsize
+    bases = np.empty(metadata.num_row_groups, np.int64)
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        chunk = row_group.column(column)
+        values = row_group.num_rows * row_bytes
+        last = group == metadata.num_row_groups - 1
+        page = _first_page_bytes(mapping, chunk.data_page_offset)
+        problem = (
+            f"{row_group.num_rows} rows, not {ROW_GROUP_ROWS}"
+            if row_group.num_rows != ROW_GROUP_ROWS and not (last and row_group.num_rows < ROW_GROUP_ROWS)
+            else f"compressed with {chunk.compression}"
+            if chunk.compression != "UNCOMPRESSED"
+            else "a dictionary"
+            if chunk.has_dictionary_page or "PLAIN" not in chunk.encodings
+            else f"{chunk.num_values} numbers, not {row_group.num_rows * dim}"
+            if chunk.num_values != row_group.num_rows * dim
+            else "several data pages"
+            if not 0 < chunk.total_compressed_size - page <= _MAX_PAGE_HEADER
+            else "a page shorter than its vectors"
+            if page < values
+            else None
+        )
+        if problem:
+            raise LayoutError(f"{path}: row group {group} cannot be mapped: {problem}")
+        bases[group] = chunk.data_page_offset + chunk.total_compressed_size - values
+    return bases
+
+
+def _is_vector_leaf(metadata: Any, column: int) -> bool:
+    path: str = metadata.schema.column(column).path
+    return path == VECTOR_COLUMN or path.startswith(VECTOR_COLUMN + ".")
+
+
+def _first_page_bytes(mapping: mmap.mmap, offset: int) -> int:
+    """Return the size of the page at `offset`: the third field of its header (Thrift compact protocol)."""
+    at = offset
+    fields = []
+    for _ in range(3):  # type, uncompressed_page_size, compressed_page_size: each an i32
+        if at >= len(mapping) or mapping[at] != 0x15:
+            return -1
+        at += 1
+        number, shift = 0, 0
+        while at < len(mapping) and shift < 35:
+            byte = mapping[at]
+            at += 1
+            number |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        fields.append((number >> 1) ^ -(number & 1))  # zigzag
+    return fields[2]
+
+
+def _read_exactly(fd: int, view: memoryview, offset: int, path: str) -> None:
+    while view:
+        count = os.preadv(fd, [view], offset)
+        if count == 0:
+            raise CorruptIndexError(f"{path}: ends before byte {offset + len(view)}")
+        view = view[count:]
+        offset += count

@@ -1,0 +1,70 @@
+"""Rescoring: exact scores of candidates, from their full vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numkong
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+_LOW_SCALE = np.float32(2048.0)
+"""2**11: float16 keeps eleven bits, so what it drops of a number is that much smaller."""
+
+
+class Scorer:
+    """One query, ready to be scored against stored vectors of one type.
+
+    Parameters
+    ----------
+    query : ndarray, shape (dim,), float32
+        Of unit length under cosine.
+    dtype : {"float32", "float16"}
+        Type of the stored vectors.
+
+    Notes
+    -----
+    Half-precision vectors are multiplied as they are: converting 64 rows of 1,024 dimensions took
+    NumPy 84 us and FAISS 56 us, and the product by NumKong's kernels takes 6. Their query must be of
+    half precision too, so it is split into two halves, high and low bits, and the two products added:
+    the error against float64 was 1.3e-5 where float32 arithmetic's was 1.8e-5 (scores about 30).
+    """
+
+    def __init__(self, query: Floats, dtype: str) -> None:
+        self._query = query
+        self._halves: NDArray[np.float16] | None = None
+        if dtype == "float16":
+            # float16 ends at 65,504: scale queries that could pass it (only under the dot metric)
+            largest = float(np.abs(query).max(initial=0.0))
+            self._scale = np.float32(2.0 ** max(0, int(np.frexp(largest)[1]) - 8))
+            scaled = query / self._scale
+            high = scaled.astype(np.float16)
+            low = ((scaled - high.astype(np.float32)) * _LOW_SCALE).astype(np.float16)
+            self._halves = np.stack([high, low])
+
+    def score(self, vectors: NDArray[Any], inverse_norms: Floats | None) -> Floats:
+        """Score stored vectors.
+
+        Parameters
+        ----------
+        vectors : ndarray, shape (n, dim), C-contiguous
+            Stored vectors.
+        inverse_norms : ndarray, shape (n,), float32, or None
+            One over their lengths, under cosine.
+
+        Returns
+        -------
+        ndarray, shape (n,), float32
+            Cosines, or inner products where `inverse_norms` is None.
+        """
+        if self._halves is None:
+            # One BLAS dot a row: a matrix-vector product of this size would start BLAS's threads.
+            scores = np.vecdot(vectors, self._query)
+        else:
+            high, low = np.asarray(numkong.cdist(self._halves, vectors, "dot"))
+            scores = ((high + low / _LOW_SCALE) * self._scale).astype(np.float32)
+        if inverse_norms is not None:
+            scores = scores * inverse_norms
+        return np.asarray(scores, np.float32)

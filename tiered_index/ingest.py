@@ -1,0 +1,180 @@
+"""Bulk loading: a stream of any length, in the memory of its coarse tier."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from time import perf_counter
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from tiered_index.config import Dtype, Metric
+from tiered_index.errors import DimensionError
+from tiered_index.index import Index, open_index
+from tiered_index.progress import Progress
+from tiered_index.sources import Columns, Source, SourceBatch, open_source
+from tiered_index.validate.batch import Intake, RowBatch
+from tiered_index.validate.ids import id_array
+
+COMMIT_ROWS = 4_194_304
+"""Rows a commit, and so a segment: a graph of more would need more memory to build than most machines
+spare, and an interrupted ingestion would lose more."""
+
+
+class IngestReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What an ingestion did.
+
+    Attributes
+    ----------
+    rows : int
+        Rows added.
+    skipped : int
+        Rows passed over because the index held their ids.
+    seconds : float
+        Wall time.
+    """
+
+    rows: int
+    skipped: int
+    seconds: float
+
+
+def ingest(
+    source: Any,
+    index: Index | str | os.PathLike[str],
+    *,
+    id_column: str | None = "id",
+    vector_column: str | None = None,
+    columns: Sequence[str] | None = None,
+    metric: Metric | None = None,
+    prefix_dim: int | None = None,
+    store_dim: int | None = None,
+    dtype: Dtype | None = None,
+    skip_existing: bool = False,
+    progress: bool | None = None,
+    commit_rows: int = COMMIT_ROWS,
+) -> IngestReport:
+    """Add the rows of files or streams to an index, creating it if need be.
+
+    Parameters
+    ----------
+    source : path, array or Arrow stream
+        A Parquet file, a folder of them or a glob; a .npy file or 2-D array, whose rows are numbered; a
+        RecordBatchReader, a table or anything with ``__arrow_c_stream__``. Vectors may be lists of
+        float16, float32 or float64, of fixed size or not.
+    index : Index or path
+        Where to.
+    id_column : str or None, default "id"
+        Column of ids; None numbers the rows from 0.
+    vector_column : str, optional
+        Column of vectors; by default the only one that holds lists of floats, or the one called
+        vector or embedding.
+    columns : sequence of str, optional
+        Metadata columns; all others by default.
+    metric, prefix_dim, store_dim, dtype : optional
+        Settings of a new index, as in :func:`tiered_index.open`. ``store_dim`` keeps only so many leading
+        dimensions on disk. ``dtype`` is by default the source's, if that is float16, else float32.
+    skip_existing : bool
+        Pass over rows whose ids the index holds: to go on with an interrupted ingestion.
+    progress : bool, optional
+        Show rows, rate and time left; by default on a terminal only.
+    commit_rows : int
+        Rows a commit; what is committed survives an interruption.
+
+    Returns
+    -------
+    IngestReport
+        Rows added and skipped, and the time.
+
+    Raises
+    ------
+    SourceError
+        The source cannot be read; nothing has changed.
+    InvalidInputError
+        A row cannot be taken; it is named, and what was committed before it stays.
+    """
+    started = perf_counter()
+    opened = open_source(source, Columns(id_column, vector_column, columns))
+    settings = {"metric": metric, "prefix_dim": prefix_dim, "store_dim": store_dim}
+    if isinstance(index, Index):
+        index.config.check_same(dtype=dtype, **settings)
+        return _ingest(opened, index, skip_existing, progress, commit_rows, started)
+    if dtype is None and opened.half and not os.path.exists(index):  # noqa: PTH110 - may be a str
+        dtype = "float16"
+    with open_index(index, opened.dim, dtype=dtype, **settings) as target:  # type: ignore[arg-type]
+        return _ingest(opened, target, skip_existing, progress, commit_rows, started)
+
+
+def _ingest(
+    source: Source,
+    index: Index,
+    skip_existing: bool,
+    progress: bool | None,
+    commit_rows: int,
+    started: float,
+) -> IngestReport:
+    if source.dim != index.config.dim:
+        raise DimensionError(
+            f"the source's vectors have {source.dim} dimensions, the index {index.config.dim}"
+        )
+    shown = Progress(source.rows, progress)
+    feed = _Feed(source.batches(), index if skip_existing else None, shown)
+    added = 0
+    while feed.more():
+        added += index.write(lambda intake: feed.take(intake, commit_rows))
+    shown.finish(added)
+    return IngestReport(rows=added, skipped=feed.skipped, seconds=perf_counter() - started)
+
+
+class _Feed:
+    """Hands a source's batches to one commit after another."""
+
+    def __init__(self, batches: Iterator[SourceBatch], known_to: Index | None, shown: Progress) -> None:
+        self._batches = batches
+        self._known_to = known_to
+        self._shown = shown
+        self._row = 0
+        self.skipped = 0
+
+    def more(self) -> bool:
+        """Tell whether there is another batch."""
+        first = next(self._batches, None)
+        if first is not None:
+            self._batches = chain([first], self._batches)
+        return first is not None
+
+    def take(self, intake: Intake, rows: int) -> Iterator[RowBatch]:
+        """Yield checked batches of about `rows` rows in all."""
+        taken = 0
+        while taken < rows and (batch := next(self._batches, None)) is not None:
+            first_row = self._row
+            ids = batch.ids
+            if ids is None:
+                ids = pa.array(np.arange(first_row, first_row + len(batch.vectors)))
+            self._row += len(batch.vectors)
+            taken += len(batch.vectors)
+            if self._known_to is None:
+                yield intake.batch(ids, batch.vectors, batch.metadata, first_row)
+            else:
+                yield self._fresh(self._known_to, intake, ids, batch, first_row)
+            self._shown.update(self._row)
+        self._shown.note(f"{self._row:,} rows read; writing the index ...")
+
+    def _fresh(
+        self, index: Index, intake: Intake, ids: pa.Array, batch: SourceBatch, first_row: int
+    ) -> RowBatch:
+        array = id_array(ids, intake.id_kind, first_row)
+        fresh = np.flatnonzero(~index.find(array).to_numpy(zero_copy_only=False))
+        self.skipped += len(array) - len(fresh)
+        rows = pa.array(fresh)
+        vectors = batch.vectors
+        return intake.batch(
+            array.take(rows),
+            vectors[fresh] if isinstance(vectors, np.ndarray) else vectors.take(rows),
+            None if batch.metadata is None else batch.metadata.take(rows),
+            first_row,
+        )

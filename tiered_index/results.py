@@ -1,0 +1,114 @@
+"""What a search returns: the hits, the plan, and what it took."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tiered_index.planner.plan import Plan
+from tiered_index.storage.snapshot import Snapshot
+
+
+class SearchStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search took; for a batch of queries, in all.
+
+    Attributes
+    ----------
+    total_ms : float
+        Wall time of the call, in milliseconds.
+    coarse_ms, rescore_ms : float
+        Of it, finding candidates by prefix, and scoring full vectors.
+    queries : int
+        How many queries were asked.
+    segments_walked, segments_scanned : int
+        Segments whose graph was walked, and whose prefixes were all scored.
+    rows_read, bytes_read : int
+        Full vectors that were read, and their bytes.
+    """
+
+    total_ms: float
+    coarse_ms: float
+    rescore_ms: float
+    queries: int
+    segments_walked: int
+    segments_scanned: int
+    rows_read: int
+    bytes_read: int
+
+
+class Hits(NamedTuple):
+    """What the tiers found: addresses in a snapshot, shape (n, k), int64, and scores, float32."""
+
+    addresses: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    plan: Plan
+    stats: SearchStats
+
+
+class SearchResult:
+    """The hits of a search, best first.
+
+    Attributes
+    ----------
+    ids : ndarray, shape (k,) or (n, k)
+        int64, or str in an object array. There are fewer than k where the index holds fewer rows.
+    scores : ndarray of float32, the same shape
+        Cosines or inner products of the full vectors; higher is better.
+    plan : Plan
+        What was done.
+    stats : SearchStats
+        What it took.
+    generation : int
+        The state of the index that answered.
+    """
+
+    def __init__(self, hits: Hits, snapshot: Snapshot, *, single: bool) -> None:
+        self._addresses = hits.addresses
+        self._snapshot = snapshot
+        self._single = single
+        ids = snapshot.ids(hits.addresses.reshape(-1)).reshape(hits.addresses.shape)
+        self.ids: NDArray[Any] = ids[0] if single else ids
+        self.scores: NDArray[np.float32] = hits.scores[0] if single else hits.scores
+        self.plan = hits.plan
+        self.stats = hits.stats
+        self.generation = snapshot.manifest.generation
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return (
+            f"SearchResult({'x'.join(map(str, self.ids.shape))} hits, {self.plan.strategy}, "
+            f"{self.stats.total_ms:.3f} ms)"
+        )
+
+    @cached_property
+    def metadata(self) -> pa.Table:
+        """The hits' metadata columns, one row a hit, query after query.
+
+        Read from disk when first asked for; close the index after that, not before.
+        """
+        table = self._snapshot.table(self._addresses.reshape(-1), vectors=False)
+        return table.drop_columns("id")
+
+    def to_arrow(self) -> pa.Table:
+        """Return one row a hit: query (for a batch of queries), rank, id, score, metadata columns."""
+        count, k = self._addresses.shape
+        columns: dict[str, Any] = {}
+        if not self._single:
+            columns["query"] = pa.array(np.repeat(np.arange(count), k))
+        columns["rank"] = pa.array(np.tile(np.arange(1, k + 1), count))
+        columns["id"] = pa.array(self.ids.reshape(-1))
+        columns["score"] = pa.array(self.scores.reshape(-1))
+        for name in self.metadata.column_names:
+            columns.setdefault(name, self.metadata[name])
+        return pa.table(columns)
+
+    def to_pandas(self) -> Any:
+        """Return :meth:`to_arrow` as a pandas DataFrame; needs pandas."""
+        return self.to_arrow().to_pandas()

@@ -1,0 +1,249 @@
+"""What can be ingested: Parquet files, .npy files and Arrow streams, as streams of columns."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tiered_index.errors import SourceError
+from tiered_index.validate.batch import BATCH_ROWS
+from tiered_index.validate.metadata import ID_COLUMN
+
+VECTOR_NAMES = ("vector", "embedding", "embeddings")
+"""Column names that are looked for where none is given and several columns hold lists of numbers."""
+
+
+class SourceBatch(NamedTuple):
+    """Columns of consecutive rows: ids (None: to be numbered), vectors, and metadata or None."""
+
+    ids: Any
+    vectors: Any
+    metadata: pa.Table | None
+
+
+class Source(NamedTuple):
+    """Something that can be ingested.
+
+    Attributes
+    ----------
+    dim : int
+        Length of its vectors.
+    half : bool
+        Whether they are of half precision.
+    rows : int or None
+        How many there are; None for a stream that does not say.
+    batches : callable
+        Starts reading; each batch has at most :data:`~tiered_index.validate.batch.BATCH_ROWS` rows.
+    """
+
+    dim: int
+    half: bool
+    rows: int | None
+    batches: Callable[[], Iterator[SourceBatch]]
+
+
+class Columns(NamedTuple):
+    """Which columns to take: id (None: number the rows), vector (None: find it), metadata (None: all)."""
+
+    id_column: str | None
+    vector_column: str | None
+    metadata: Sequence[str] | None
+
+
+def open_source(source: Any, columns: Columns) -> Source:
+    """Open anything that can be ingested.
+
+    Parameters
+    ----------
+    source : path, array or Arrow stream
+        A Parquet file, a folder of them or a glob; a .npy file; a 2-D array; a RecordBatchReader, a table, or
+        anything with ``__arrow_c_stream__``.
+    columns : Columns
+        Which columns to take.
+
+    Raises
+    ------
+    SourceError
+        Nothing there, not readable, or without the columns asked for.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        return _npy(path) if path.endswith(".npy") else _parquet(_parquet_files(path), columns)
+    if isinstance(source, np.ndarray):
+        return _array(source, "the array")
+    if isinstance(source, pa.RecordBatch | pa.Table):
+        return _stream(source.__arrow_c_stream__, columns, source.num_rows)
+    if hasattr(source, "__arrow_c_stream__"):
+        return _stream(source.__arrow_c_stream__, columns, None)
+    raise SourceError(
+        "a source must be a path, an array or an Arrow stream (__arrow_c_stream__), "
+        f"not {type(source).__name__}"
+    )
+
+
+def _npy(path: str) -> Source:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path}: cannot be read as .npy: {error}") from error
+    return _array(array, path)
+
+
+def _array(array: np.ndarray[Any, Any], name: str) -> Source:
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise SourceError(f"{name}: must be a matrix of numbers, not {array.dtype} of shape {array.shape}")
+
+    def batches() -> Iterator[SourceBatch]:
+        for start in range(0, len(array), BATCH_ROWS):
+            yield SourceBatch(None, array[start : start + BATCH_ROWS], None)
+
+    return Source(array.shape[1], array.dtype == np.float16, len(array), batches)
+
+
+def _parquet_files(path: str) -> list[str]:
+    if Path(path).is_dir():
+        found = sorted(str(file) for file in Path(path).rglob("*.parquet"))
+    elif Path(path).exists():
+        found = [path]
+    else:
+        found = sorted(glob.glob(path, recursive=True))
+    if not found:
+        raise SourceError(f"{path}: no Parquet files there")
+    return found
+
+
+def _parquet(paths: list[str], columns: Columns) -> Source:
+    """Check every file's footer first, so that a wrong one is found before anything is written."""
+    rows = 0
+    dim, half = 0, False
+    for path in paths:
+        with _open_parquet(path) as file:
+            rows += file.metadata.num_rows
+            chosen = _choose(file.schema_arrow, columns, path)
+            if not dim and file.metadata.num_rows:
+                first = next(file.iter_batches(1, columns=[chosen.vector]))[chosen.vector]
+                dim, half = _dim_of(first, path), _is_half(first.type)
+    if not dim:
+        raise SourceError(f"{paths[0]}: no rows")
+
+    def batches() -> Iterator[SourceBatch]:
+        for path in paths:
+            with _open_parquet(path) as file:
+                chosen = _choose(file.schema_arrow, columns, path)
+                for batch in file.iter_batches(BATCH_ROWS, columns=chosen.names, use_threads=False):
+                    yield chosen.split(batch)
+
+    return Source(dim, half, rows, batches)
+
+
+def _open_parquet(path: str) -> pq.ParquetFile:
+    try:
+        # pre_buffer would read a whole row group, which may be the whole file, before the first row of it
+        return pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
+def _stream(open_stream: Callable[[], Any], columns: Columns, rows: int | None) -> Source:
+    reader = pa.RecordBatchReader.from_stream(_Capsule(open_stream))
+    chosen = _choose(reader.schema, columns, "the stream")
+    first = next((batch for batch in reader if batch.num_rows), None)
+    if first is None:
+        raise SourceError("the stream: no rows")
+    vectors = first[chosen.vector]
+
+    def batches() -> Iterator[SourceBatch]:
+        for batch in _chain(first, reader):
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                yield chosen.split(batch.slice(start, BATCH_ROWS))
+
+    return Source(_dim_of(vectors, "the stream"), _is_half(vectors.type), rows, batches)
+
+
+def _chain(first: pa.RecordBatch, rest: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    yield first
+    yield from rest
+
+
+class _Capsule:
+    """An object with ``__arrow_c_stream__`` and nothing else, so that Arrow takes that road for all."""
+
+    def __init__(self, open_stream: Callable[[], Any]) -> None:
+        self._open = open_stream
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self._open() if requested_schema is None else self._open(requested_schema)  # type: ignore[call-arg]
+
+
+class _Chosen(NamedTuple):
+    id: str | None
+    vector: str
+    metadata: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        return [*([self.id] if self.id else []), self.vector, *self.metadata]
+
+    def split(self, batch: pa.RecordBatch) -> SourceBatch:
+        metadata = pa.Table.from_batches([batch.select(self.metadata)]) if self.metadata else None
+        return SourceBatch(batch[self.id] if self.id else None, batch[self.vector], metadata)
+
+
+def _choose(schema: pa.Schema, columns: Columns, name: str) -> _Chosen:
+    if columns.id_column is not None and columns.id_column not in schema.names:
+        raise SourceError(
+            f"{name}: no column {columns.id_column!r} to take ids from (id_column=None numbers the rows); "
+            f"there are {schema.names}"
+        )
+    vector = columns.vector_column or _find_vector(schema, name)
+    if vector not in schema.names:
+        raise SourceError(f"{name}: no column {vector!r} to take vectors from; there are {schema.names}")
+    if columns.metadata is None:
+        metadata = [n for n in schema.names if n not in (columns.id_column, vector)]
+        if columns.id_column is None and ID_COLUMN in metadata:
+            metadata.remove(ID_COLUMN)
+    else:
+        metadata = list(columns.metadata)
+        missing = [n for n in metadata if n not in schema.names]
+        if missing:
+            raise SourceError(f"{name}: no columns {missing}; there are {schema.names}")
+    return _Chosen(columns.id_column, vector, metadata)
+
+
+def _find_vector(schema: pa.Schema, name: str) -> str:
+    found = [field.name for field in schema if _is_vector(field.type)]
+    named = [n for n in VECTOR_NAMES if n in found]
+    if len(found) == 1 or named:
+        return str(named[0] if named else found[0])
+    raise SourceError(
+        f"{name}: {'several columns hold' if found else 'no column holds'} lists of floats; name one with "
+        f"vector_column ({found or schema.names})"
+    )
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    lists = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(lists and pa.types.is_floating(kind.value_type))
+
+
+def _is_half(kind: pa.DataType) -> bool:
+    return bool(_is_vector(kind) and pa.types.is_float16(kind.value_type))
+
+
+def _dim_of(vectors: pa.Array, name: str) -> int:
+    kind = vectors.type
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size)
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        raise SourceError(f"{name}: vectors must be lists of numbers, not {kind}")
+    first = next((v for v in vectors if v.is_valid), None)
+    if first is None:
+        raise SourceError(f"{name}: the first vector is null")
+    return len(first)

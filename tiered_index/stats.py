@@ -1,0 +1,85 @@
+"""What an index holds and what it takes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tiered_index.config import IndexConfig
+from tiered_index.storage.segment import COARSE_FILE, LOOKUP_FILE, ROWS_FILE
+from tiered_index.storage.snapshot import Snapshot
+
+_FLOAT32_BYTES = 4
+
+
+class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts, and bytes by tier.
+
+    Attributes
+    ----------
+    rows, segments, generation : int
+        What there is.
+    config : IndexConfig
+        The settings.
+    id_kind : str or None
+        "str" or "int64"; None before the first rows.
+    columns : dict of str to str
+        Metadata columns and their Arrow types.
+    coarse_codes_bytes, coarse_graph_bytes : int
+        The tier in memory: prefixes and graph. They are mapped, so worker processes share them.
+    lookup_bytes : int
+        Ids and inverse norms, mapped too; of it only what is asked for is read.
+    coarse_disk_bytes, full_disk_bytes, lookup_disk_bytes : int
+        Files on disk; the full tier's hold the metadata too.
+    full_hnsw_bytes : int
+        What the same rows would take in memory as float32 vectors of all dimensions under an HNSW graph
+        of the same degree.
+    """
+
+    rows: int
+    segments: int
+    generation: int
+    config: IndexConfig
+    id_kind: str | None
+    columns: dict[str, str]
+    coarse_codes_bytes: int
+    coarse_graph_bytes: int
+    lookup_bytes: int
+    coarse_disk_bytes: int
+    full_disk_bytes: int
+    lookup_disk_bytes: int
+    full_hnsw_bytes: int
+
+
+def index_stats(snapshot: Snapshot) -> IndexStats:
+    """Add up a snapshot's segments."""
+    manifest = snapshot.manifest
+    memory = [segment.coarse.memory_bytes() for segment in snapshot.segments]
+    disk = {
+        name: sum(entry.files[name].size for entry in manifest.segments)
+        for name in (ROWS_FILE, COARSE_FILE, LOOKUP_FILE)
+    }
+    node_bytes = graph_node_bytes(manifest.config.graph_degree)
+    return IndexStats(
+        rows=snapshot.rows,
+        segments=len(snapshot.segments),
+        generation=manifest.generation,
+        config=manifest.config,
+        id_kind=manifest.id_kind,
+        columns={field.name: str(field.type) for field in snapshot.schema or ()},
+        coarse_codes_bytes=sum(codes for codes, _ in memory),
+        coarse_graph_bytes=sum(graph for _, graph in memory),
+        lookup_bytes=disk[LOOKUP_FILE],
+        coarse_disk_bytes=disk[COARSE_FILE],
+        full_disk_bytes=disk[ROWS_FILE],
+        lookup_disk_bytes=disk[LOOKUP_FILE],
+        full_hnsw_bytes=snapshot.rows * (_FLOAT32_BYTES * manifest.config.dim + node_bytes),
+    )
+
+
+def graph_node_bytes(degree: int) -> int:
+    """Return about how many bytes HNSW's links take a node, in FAISS.
+
+    2 M links of 4 bytes on the lowest level, M on each of the 1 / (M - 1) levels above it that a node is
+    on in the mean, an offset of 8 and a level of 4.
+    """
+    return round(4 * (2 * degree + degree / (degree - 1)) + 8 + 4)

@@ -1,0 +1,15 @@
+"""The index folder: segments of rows, and the manifests that name them.
+
+::
+
+    news.tidx/
+      lock                        held by the writer, never removed
+      manifests/000000000007.json one file a generation: settings, columns, segments, digests
+      segments/<name>/
+        rows.parquet              id, metadata columns, full vectors (mapped in place)
+        coarse.faiss              bf16 codes of the prefixes, and their HNSW graph
+        lookup.arrow              ids by row, rows by id, inverse norms
+
+Files are never changed once written. A commit writes new ones under new names, syncs them and their
+folders, and then links a manifest into place: the one step that makes them part of the index.
+"""

@@ -1,0 +1,192 @@
+"""Committing a generation, and finding the newest.
+
+The order is what makes a commit whole or absent after a crash at any point: segment files are written
+under new names and synced, then their folders; a temporary manifest is written and synced, and *linked*
+to its generation's name. Linking fails if the name is taken, so that a writer that lost its lock (a
+process that slept, a lost network file system) cannot overwrite a later one's work. Then the manifests'
+folder is synced, and only then is the commit acknowledged. An error in one of the last two steps leaves
+it open whether the commit happened: nothing is deleted then, and the caller is told so. A sync is never
+tried again: after a failure the kernel may have dropped the pages and would call the second one a success.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from tiered_index.config import IndexConfig
+from tiered_index.errors import (
+    CommitUncertainError,
+    CorruptIndexError,
+    IndexLockedError,
+    IndexNotFoundError,
+    NotAnIndexError,
+    StorageError,
+)
+from tiered_index.storage.files import Files
+from tiered_index.storage.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    decode,
+    encode,
+    file_name,
+    generation_of,
+)
+
+MANIFESTS = "manifests"
+SEGMENTS = "segments"
+
+
+class Store:
+    """The index folder.
+
+    Parameters
+    ----------
+    root : Path
+        The folder.
+    files : Files
+        The file system.
+    """
+
+    def __init__(self, root: Path, files: Files) -> None:
+        self.root = root
+        self.files = files
+        self.manifests = root / MANIFESTS
+        self.segments = root / SEGMENTS
+
+    def exists(self) -> bool:
+        """Tell whether there is an index here.
+
+        Raises
+        ------
+        NotAnIndexError
+            There is something else here.
+        """
+        if not self.root.exists():
+            return False
+        if not self.root.is_dir():
+            raise NotAnIndexError(f"{self.root}: is a file; an index is a folder")
+        names = set(self.files.names(self.root))
+        if MANIFESTS in names and self._generations():
+            return True
+        strangers = names - {MANIFESTS, SEGMENTS, "lock"}
+        if strangers:
+            raise NotAnIndexError(
+                f"{self.root}: a folder of something else ({min(strangers)!r}), not an index"
+            )
+        return False
+
+    def create(self, config: IndexConfig) -> Manifest:
+        """Make the folders and commit the first, empty, generation."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            for folder in (self.manifests, self.segments):
+                with suppress(FileExistsError):
+                    self.files.make_folder(folder)
+            self.files.sync_folder(self.root)
+            self.files.sync_folder(self.root.parent)
+        except OSError as error:
+            raise StorageError(f"{self.root}: cannot make the index: {error}") from error
+        manifest = Manifest(
+            format=FORMAT_VERSION,
+            store_id=secrets.token_hex(16),
+            generation=1,
+            parent=0,
+            created=_now(),
+            config=config,
+            id_kind=None,
+            metadata_schema=None,
+            segments=(),
+        )
+        self._publish(manifest)
+        return manifest
+
+    def newest(self) -> Manifest:
+        """Read the newest manifest.
+
+        Raises
+        ------
+        IndexNotFoundError
+            There is none.
+        CorruptIndexError
+            It is damaged: an older one never takes its place silently.
+        """
+        generations = self._generations()
+        if not generations:
+            raise IndexNotFoundError(f"{self.root}: there is no index here")
+        path = self.manifests / file_name(generations[-1])
+        try:
+            data = self.files.read(path)
+        except OSError as error:
+            raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
+        manifest = decode(data, str(path))
+        if manifest.generation != generations[-1]:
+            raise CorruptIndexError(f"{path}: holds generation {manifest.generation}")
+        return manifest
+
+    def commit(self, previous: Manifest, **changes: object) -> Manifest:
+        """Publish the generation after `previous`, with `changes` to its fields.
+
+        Raises
+        ------
+        IndexLockedError
+            Another writer published that generation meanwhile.
+        StorageError
+            It could not be written; the previous generation stands.
+        CommitUncertainError
+            The last steps failed: open again to learn whether it happened.
+        """
+        manifest = msgspec.structs.replace(
+            previous,
+            generation=previous.generation + 1,
+            parent=previous.generation,
+            created=_now(),
+            **changes,
+        )
+        self._publish(manifest)
+        return manifest
+
+    def _publish(self, manifest: Manifest) -> None:
+        temporary = self.manifests / f"{secrets.token_hex(8)}.tmp"
+        target = self.manifests / file_name(manifest.generation)
+        try:
+            file = self.files.create(temporary)
+            try:
+                data = memoryview(encode(manifest))
+                while data:
+                    data = data[file.write(data) :]
+                self.files.sync(file)
+            finally:
+                file.close()
+        except OSError as error:
+            with suppress(OSError):
+                self.files.unlink(temporary)
+            raise StorageError(f"{temporary}: cannot write the manifest: {error}") from error
+        try:
+            self.files.link(temporary, target)
+        except FileExistsError as error:
+            self.files.unlink(temporary)
+            raise IndexLockedError(f"{target}: another writer committed this generation") from error
+        except OSError as error:
+            raise CommitUncertainError(f"{target}: linking the manifest failed: {error}") from error
+        try:
+            self.files.sync_folder(self.manifests)
+        except OSError as error:
+            raise CommitUncertainError(f"{target}: syncing its folder failed: {error}") from error
+        with suppress(OSError):
+            self.files.unlink(temporary)
+
+    def _generations(self) -> list[int]:
+        try:
+            names = self.files.names(self.manifests)
+        except FileNotFoundError:
+            return []
+        return sorted(g for g in map(generation_of, names) if g is not None)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

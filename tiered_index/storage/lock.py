@@ -1,0 +1,47 @@
+"""The writer's lock: one process, one Index at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from tiered_index.errors import IndexLockedError, StorageError
+
+LOCK_NAME = "lock"
+
+
+class WriterLock:
+    """``flock`` on a file that is never removed; the kernel lets go of it when the process dies.
+
+    Parameters
+    ----------
+    root : Path
+        The index folder.
+
+    Raises
+    ------
+    IndexLockedError
+        Another writer holds it; names its process where it left its number.
+    """
+
+    def __init__(self, root: Path) -> None:
+        path = root / LOCK_NAME
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot open the lock: {error}") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise IndexLockedError(f"{root}: process {holder} is writing to this index") from error
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let the next writer in."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,140 @@
+"""lookup.arrow: ids by row and rows by id, mapped, not loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tiered_index.errors import CorruptIndexError
+from tiered_index.validate.ids import Keys
+
+NOT_FOUND = -1
+
+
+class LookupBuilder:
+    """Gathers the ids, keys and inverse norms of a segment, and refuses an id that comes again.
+
+    Keys are kept in sorted runs that double in length, so that checking each batch against all before it
+    costs O(n log n) in all.
+    """
+
+    def __init__(self) -> None:
+        self._ids: list[pa.Array] = []
+        self._norms: list[NDArray[np.float32]] = []
+        self._runs: list[tuple[Keys, NDArray[np.uint32]]] = []
+        self.rows = 0
+
+    def append(self, ids: pa.Array, keys: Keys, inverse_norms: NDArray[np.float32] | None) -> None:
+        """Add rows."""
+        order = np.argsort(keys, kind="stable")
+        run = (keys[order], (order + self.rows).astype(np.uint32))
+        while self._runs and len(self._runs[-1][0]) <= 2 * len(run[0]):
+            run = _merge(self._runs.pop(), run)
+        self._runs.append(run)
+        self._ids.append(ids)
+        if inverse_norms is not None:
+            self._norms.append(inverse_norms)
+        self.rows += len(ids)
+
+    def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
+        """Return the row of each id among those added so far, or -1."""
+        found = np.full(len(keys), NOT_FOUND, np.int64)
+        for sorted_keys, sorted_rows in self._runs:
+            rows = _find(ids, keys, sorted_keys, sorted_rows, self._take)
+            found = np.where(rows >= 0, rows, found)
+        return found
+
+    def write(self, sink: Any, id_type: pa.DataType) -> None:
+        """Write the Arrow file."""
+        runs = self._runs
+        while len(runs) > 1:
+            runs.append(_merge(runs.pop(), runs.pop()))
+        keys, rows = runs[0] if runs else (np.empty(0, np.uint64), np.empty(0, np.uint32))
+        columns: dict[str, pa.Array] = {
+            "id": pa.concat_arrays(self._ids) if self._ids else pa.array([], id_type),
+            "key": pa.array(keys),
+            "row": pa.array(rows),
+        }
+        if self._norms:
+            columns["inverse_norm"] = pa.array(np.concatenate(self._norms))
+        batch = pa.record_batch(columns)
+        with pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+
+    def _take(self, rows: NDArray[np.int64]) -> pa.Array:
+        return pa.chunked_array(self._ids).take(pa.array(rows)).combine_chunks()
+
+
+class Lookup:
+    """The ids of one segment.
+
+    Parameters
+    ----------
+    path : str
+        A file that :class:`LookupBuilder` wrote.
+    rows : int
+        How many it must hold.
+
+    Raises
+    ------
+    CorruptIndexError
+        Not such a file.
+    """
+
+    def __init__(self, path: str, rows: int) -> None:
+        try:
+            with pa.memory_map(path) as source:  # arrays keep the mapping
+                batch = pa.ipc.open_file(source).get_batch(0)
+            self._ids: pa.Array = batch["id"]
+            self._keys: Keys = batch["key"].to_numpy()
+            self._rows: NDArray[np.uint32] = batch["row"].to_numpy()
+            self.inverse_norms: NDArray[np.float32] | None = (
+                batch["inverse_norm"].to_numpy() if "inverse_norm" in batch.schema.names else None
+            )
+        except (pa.ArrowException, KeyError, OSError) as error:
+            raise CorruptIndexError(f"{path}: not a readable lookup file: {error}") from error
+        if batch.num_rows != rows:
+            raise CorruptIndexError(f"{path}: {batch.num_rows} ids, where {rows} were written")
+
+    def ids(self, rows: NDArray[np.int64]) -> pa.Array:
+        """Return the ids of `rows`, in that order."""
+        return self._ids.take(pa.array(rows))
+
+    def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
+        """Return the row of each id, or -1."""
+        return _find(ids, keys, self._keys, self._rows, self.ids)
+
+
+def _find(
+    ids: pa.Array, keys: Keys, sorted_keys: Keys, sorted_rows: NDArray[np.uint32], take: Any
+) -> NDArray[np.int64]:
+    found = np.full(len(keys), NOT_FOUND, np.int64)
+    places = np.searchsorted(sorted_keys, keys)
+    open_ = np.arange(len(keys))
+    while len(open_):
+        open_ = open_[places[open_] < len(sorted_keys)]
+        open_ = open_[sorted_keys[places[open_]] == keys[open_]]
+        if not len(open_):
+            break
+        rows = sorted_rows[places[open_]].astype(np.int64)
+        if pa.types.is_int64(ids.type):  # the key is the id
+            found[open_] = rows
+            break
+        # Two strings may share a key: compare the strings, and go on to the next of the same key.
+        same = pc.equal(take(rows), ids.take(pa.array(open_))).to_numpy(zero_copy_only=False)
+        found[open_[same]] = rows[same]
+        open_ = open_[~same]
+        places[open_] += 1
+    return found
+
+
+def _merge(
+    a: tuple[Keys, NDArray[np.uint32]], b: tuple[Keys, NDArray[np.uint32]]
+) -> tuple[Keys, NDArray[np.uint32]]:
+    keys = np.concatenate([a[0], b[0]])
+    order = np.argsort(keys, kind="stable")  # two sorted runs: close to linear
+    return keys[order], np.concatenate([a[1], b[1]])[order]

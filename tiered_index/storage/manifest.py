@@ -1,0 +1,128 @@
+"""The manifest: one JSON file a generation, that names all there is and ends with its own digest."""
+
+from __future__ import annotations
+
+import base64
+
+import msgspec
+import pyarrow as pa
+import xxhash
+
+from tiered_index.config import IdKind, IndexConfig
+from tiered_index.errors import CorruptIndexError
+from tiered_index.storage.files import FileEntry
+
+FORMAT_VERSION = 1
+_NAME_DIGITS = 12
+_SUFFIX = ".json"
+_DIGEST = b',\n "digest": "xxh3-128:%s"\n}\n'
+
+
+class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A segment as the manifest names it.
+
+    Attributes
+    ----------
+    name : str
+        Its folder under ``segments``.
+    rows : int
+        How many rows it holds.
+    has_graph : bool
+        Whether coarse.faiss holds a graph, or codes alone.
+    files : dict of str to FileEntry
+        Size and digest of each file.
+    """
+
+    name: str
+    rows: int
+    has_graph: bool
+    files: dict[str, FileEntry]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One committed state of the index.
+
+    Attributes
+    ----------
+    format : int
+        Version of the folder's format.
+    store_id : str
+        Drawn when the index was made: tells a generation of this index from another's.
+    generation, parent : int
+        Number of this state, and of the one it came from; the first is 1, its parent 0.
+    created : str
+        Time of the commit, ISO 8601, UTC.
+    config : IndexConfig
+        The settings the index was made with.
+    id_kind : {"str", "int64"} or None
+        None until a first row decides.
+    metadata_schema : str or None
+        The metadata columns, an Arrow schema message in base64; None until a first row decides.
+    segments : tuple of SegmentEntry
+        Oldest first.
+    """
+
+    format: int
+    store_id: str
+    generation: int
+    parent: int
+    created: str
+    config: IndexConfig
+    id_kind: IdKind | None
+    metadata_schema: str | None
+    segments: tuple[SegmentEntry, ...]
+
+    def schema(self) -> pa.Schema | None:
+        """Return the metadata columns, or None before the first row."""
+        if self.metadata_schema is None:
+            return None
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.metadata_schema)))
+
+
+def encode_schema(schema: pa.Schema) -> str:
+    """Return a schema as a manifest keeps it."""
+    return base64.b64encode(schema.remove_metadata().serialize().to_pybytes()).decode("ascii")
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the bytes of a manifest file."""
+    body = msgspec.json.format(msgspec.json.encode(manifest), indent=1).removesuffix(b"}").rstrip()
+    return body + _DIGEST % xxhash.xxh3_128_hexdigest(body).encode()
+
+
+def decode(data: bytes, source: str) -> Manifest:
+    """Read a manifest file.
+
+    Raises
+    ------
+    CorruptIndexError
+        The digest or the form is wrong, or a newer version wrote it; `source` is named.
+    """
+    body, mark, _ = data.rpartition(_DIGEST.partition(b"%s")[0])
+    if not mark or data != body + _DIGEST % xxhash.xxh3_128_hexdigest(body).encode():
+        raise CorruptIndexError(f"{source}: the manifest's digest is wrong")
+    try:
+        version = msgspec.json.decode(body + b"}", type=_Version).format
+        if version > FORMAT_VERSION:
+            raise CorruptIndexError(
+                f"{source}: format {version}, written by a newer version of this package; this one reads "
+                f"up to {FORMAT_VERSION}"
+            )
+        return msgspec.json.decode(body + b"}", type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise CorruptIndexError(f"{source}: not a manifest: {error}") from error
+
+
+def file_name(generation: int) -> str:
+    """Return the name of a generation's manifest."""
+    return f"{generation:0{_NAME_DIGITS}d}{_SUFFIX}"
+
+
+def generation_of(name: str) -> int | None:
+    """Return the generation a file name stands for; None if it is no manifest's."""
+    stem = name.removesuffix(_SUFFIX)
+    return int(stem) if name.endswith(_SUFFIX) and len(stem) >= _NAME_DIGITS and stem.isdecimal() else None
+
+
+class _Version(msgspec.Struct):
+    format: int

@@ -1,0 +1,151 @@
+"""Metadata: columns of Arrow types, the same ones for every row of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from tiered_index.errors import MetadataError
+
+ID_COLUMN = "id"
+VECTOR_COLUMN = "vector"
+RESERVED = (ID_COLUMN, VECTOR_COLUMN)
+"""Column names the index uses itself."""
+
+
+def metadata_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row: int = 0) -> pa.Table:
+    """Turn metadata into a table of the index's columns.
+
+    Parameters
+    ----------
+    metadata : None, Table, RecordBatch, DataFrame, mapping of columns, or sequence of mappings
+        One value a row in every column. In a sequence of mappings, one a row, a key that is missing
+        is a null; a whole column that is missing is an error.
+    rows : int
+        How many rows the batch has.
+    schema : pyarrow.Schema or None
+        The index's columns; None while it has no rows, and then the types given are taken.
+    first_row : int
+        Added to the rows that errors name.
+
+    Raises
+    ------
+    MetadataError
+        Unknown or missing columns, a reserved name, another number of rows, or a value that does not
+        fit its column's type.
+    """
+    table = _as_table(metadata, rows, schema, first_row)
+    if table.num_columns and table.num_rows != rows:
+        raise MetadataError(f"metadata has {table.num_rows} rows for {rows} vectors")
+    names = table.column_names
+    if len(set(names)) != len(names):
+        raise MetadataError(f"metadata names a column twice: {names}")
+    taken = [name for name in names if name in RESERVED]
+    if taken:
+        raise MetadataError(f"the index itself has a column {taken[0]!r}; give it another name")
+    if schema is None:
+        return _checked_new(table)
+    unknown = [name for name in names if name not in schema.names]
+    if unknown:
+        raise MetadataError(f"unknown columns {unknown}; the index has {schema.names}")
+    missing = [name for name in schema.names if name not in names]
+    if missing:
+        raise MetadataError(f"missing columns {missing}")
+    return pa.table([_cast(table[field.name], field, first_row) for field in schema], schema=schema)
+
+
+def decoded(schema: pa.Schema) -> pa.Schema:
+    """Return the schema as the index stores it: dictionaries as their values, every column nullable.
+
+    Raises
+    ------
+    MetadataError
+        A column has no type (all its values are null), so nothing could be stored in it later.
+    """
+    fields = []
+    for field in schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_null(kind):
+            raise MetadataError(f"column {field.name!r} has only nulls: give it a type (an Arrow array)")
+        fields.append(pa.field(field.name, kind))
+    return pa.schema(fields)
+
+
+def _as_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row: int) -> pa.Table:
+    if metadata is None:
+        return pa.table({})
+    if isinstance(metadata, pa.Table):
+        return metadata
+    if isinstance(metadata, pa.RecordBatch):
+        return pa.Table.from_batches([metadata])
+    if isinstance(metadata, Mapping):
+        return pa.table({str(name): _column(name, values) for name, values in metadata.items()})
+    if hasattr(metadata, "__arrow_c_stream__"):
+        return pa.table(metadata)
+    if isinstance(metadata, Sequence) and not isinstance(metadata, str | bytes):
+        return _from_rows(metadata, rows, schema, first_row)
+    raise MetadataError(f"metadata must be columns or a sequence of mappings, not {type(metadata).__name__}")
+
+
+def _from_rows(metadata: Sequence[Any], rows: int, schema: pa.Schema | None, first_row: int) -> pa.Table:
+    if len(metadata) != rows:
+        raise MetadataError(f"metadata has {len(metadata)} rows for {rows} vectors")
+    names: dict[str, None] = dict.fromkeys(schema.names if schema is not None else ())
+    for row, values in enumerate(metadata):
+        if not isinstance(values, Mapping):
+            raise MetadataError(f"metadata must be mappings, not {values!r}", [first_row + row])
+        for name in values:
+            if schema is not None and name not in names:
+                raise MetadataError(
+                    f"unknown column {name!r}; the index has {schema.names}", [first_row + row]
+                )
+            names[name] = None
+    return pa.table({name: _column(name, [values.get(name) for values in metadata]) for name in names})
+
+
+def _column(name: str, values: Any) -> pa.Array:
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+        raise MetadataError(f"column {name!r} must be a sequence of values, not {values!r}")
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, OverflowError, UnicodeError) as error:
+        raise MetadataError(f"column {name!r} has values of several types: {error}") from error
+
+
+def _checked_new(table: pa.Table) -> pa.Table:
+    schema = decoded(table.schema)
+    return pa.table([table[field.name].cast(field.type) for field in schema], schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field, first_row: int) -> pa.ChunkedArray:
+    if pa.types.is_null(column.type):
+        return pa.chunked_array([pa.nulls(len(column), field.type)])
+    try:
+        if _is_text(field.type) != _is_text(column.type):  # Arrow would cast 1 to "1" and "1" to 1
+            raise pa.ArrowInvalid("text and other types do not mix")
+        return column.cast(field.type)
+    except pa.ArrowException as error:
+        row = _first_unfit(column, field.type)
+        raise MetadataError(
+            f"column {field.name!r} holds {field.type}, not {column.type}: {error}",
+            [] if row is None else [first_row + row],
+        ) from error
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _first_unfit(column: pa.ChunkedArray, kind: pa.DataType) -> int | None:
+    for row, value in enumerate(column):
+        try:
+            value.cast(kind)
+        except pa.ArrowException:
+            return row
+    return None
