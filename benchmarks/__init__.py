@@ -1,1 +1,1 @@
-"""Measurements."""
+"""Measurements that anyone can repeat: ``python -m benchmarks --help``."""

@@ -31,7 +31,6 @@ _err = Console(stderr=True, highlight=False)
 
 IndexPath = Annotated[Path, typer.Argument(help="The index folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_MAX_CELL = 80
 
 
 @contextmanager
@@ -172,7 +171,7 @@ def demo(
         if not as_json:
             for answer in answers:
                 _out.print(f"\n[bold]{escape(answer.question)}[/]")
-                _print_hits(answer.hits, answer.plan, answer.ms, ("id", "title"))
+                _print_hits(answer.hits, answer.plan, answer.ms, ("title",))
         if query:
             if as_json:
                 _print_json(answers[0])
@@ -229,9 +228,11 @@ def _print_hits(
 ) -> None:
     if hits:
         shown = [n for n in hits[0] if n not in ("rank", "score") and (names is None or n in names)]
-        table = Table("rank", "score", *shown, box=None, pad_edge=False)
+        table = Table("rank", "score", box=None, pad_edge=False)
+        for name in shown:
+            table.add_column(name, no_wrap=True)
         for hit in hits:
-            cells = [escape(str(hit[n]))[:_MAX_CELL] for n in shown]
+            cells = [escape(str(hit[n])) for n in shown]
             table.add_row(str(hit["rank"]), f"{hit['score']:.4f}", *cells)
         _out.print(table)
     _out.print(f"[dim]{_plan(plan)}, {len(hits)} hits in {ms:.3f} ms[/]")

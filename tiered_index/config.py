@@ -101,8 +101,8 @@ def make_config(
         dim=dim,
         store_dim=store_dim,
         prefix_dim=check_prefix_dim(prefix_dim, store_dim),
-        metric=one_of("metric", metric or "cosine", get_args(Metric)),
-        dtype=one_of("dtype", dtype or "float32", get_args(Dtype)),
+        metric=one_of("metric", "cosine" if metric is None else metric, get_args(Metric)),
+        dtype=one_of("dtype", "float32" if dtype is None else dtype, get_args(Dtype)),
         graph_degree=in_range(
             "graph_degree",
             DEFAULT_GRAPH_DEGREE if graph_degree is None else graph_degree,

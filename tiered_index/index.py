@@ -10,7 +10,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, Self
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tiered_index.config import Dtype, IndexConfig, Metric, make_config, one_of
 from tiered_index.errors import IndexClosedError, IndexNotFoundError, ReadOnlyError
@@ -26,7 +28,7 @@ from tiered_index.storage.manifest import Manifest
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.write import write_rows
 from tiered_index.validate.batch import Intake, RowBatch
-from tiered_index.validate.ids import id_array, id_keys
+from tiered_index.validate.ids import Keys, id_array, id_keys
 from tiered_index.validate.vectors import prepare_queries
 
 Mode = Literal["rw", "r"]
@@ -102,6 +104,11 @@ def open_index(
     return Index(store, Snapshot(manifest, store.segments), mode)
 
 
+def index_exists(path: str | os.PathLike[str]) -> bool:
+    """Tell whether there is an index at `path`; raise NotAnIndexError if there is something else."""
+    return Store(Path(path), Files()).exists()
+
+
 class Index:
     """An open index; made by :func:`tiered_index.open`.
 
@@ -159,9 +166,9 @@ class Index:
             self._advance(write_rows(self._store, snapshot, batches(intake)))
             return self.count() - snapshot.rows
 
-    def find(self, ids: pa.Array) -> pa.Array:
-        """Tell for each id of an Arrow array whether the index holds it, as an Arrow boolean array."""
-        return pa.array(self._snapshot().find(ids, id_keys(ids)) >= 0)
+    def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
+        """Return a number below 0 for each checked id that the index does not hold; for ingestion."""
+        return self._snapshot().find(ids, keys)
 
     def get(self, ids: Any, *, include_vectors: bool = False) -> pa.Table:
         """Return rows by id, in the order of `ids`; ids that are not in the index are left out.

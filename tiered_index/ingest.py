@@ -12,13 +12,12 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tiered_index.config import Dtype, Metric
+from tiered_index.config import Dtype, Metric, in_range
 from tiered_index.errors import DimensionError
-from tiered_index.index import Index, open_index
+from tiered_index.index import Index, index_exists, open_index
 from tiered_index.progress import Progress
 from tiered_index.sources import Columns, Source, SourceBatch, open_source
 from tiered_index.validate.batch import Intake, RowBatch
-from tiered_index.validate.ids import id_array
 
 COMMIT_ROWS = 4_194_304
 """Rows a commit, and so a segment: a graph of more would need more memory to build than most machines
@@ -98,14 +97,16 @@ def ingest(
         A row cannot be taken; it is named, and what was committed before it stays.
     """
     started = perf_counter()
+    in_range("commit_rows", commit_rows, 1)
     opened = open_source(source, Columns(id_column, vector_column, columns))
     settings = {"metric": metric, "prefix_dim": prefix_dim, "store_dim": store_dim}
     if isinstance(index, Index):
         index.config.check_same(dtype=dtype, **settings)
         return _ingest(opened, index, skip_existing, progress, commit_rows, started)
-    if dtype is None and opened.half and not os.path.exists(index):  # noqa: PTH110 - may be a str
+    new = not index_exists(index)
+    if new and dtype is None and opened.half:
         dtype = "float16"
-    with open_index(index, opened.dim, dtype=dtype, **settings) as target:  # type: ignore[arg-type]
+    with open_index(index, opened.dim if new else None, dtype=dtype, **settings) as target:  # type: ignore[arg-type]
         return _ingest(opened, target, skip_existing, progress, commit_rows, started)
 
 
@@ -157,24 +158,11 @@ class _Feed:
                 ids = pa.array(np.arange(first_row, first_row + len(batch.vectors)))
             self._row += len(batch.vectors)
             taken += len(batch.vectors)
-            if self._known_to is None:
-                yield intake.batch(ids, batch.vectors, batch.metadata, first_row)
-            else:
-                yield self._fresh(self._known_to, intake, ids, batch, first_row)
+            checked = intake.batch(ids, batch.vectors, batch.metadata, first_row)
+            if self._known_to is not None:
+                fresh = np.flatnonzero(self._known_to.find(checked.ids, checked.keys) < 0)
+                self.skipped += len(checked) - len(fresh)
+                checked = checked.take(fresh)
+            yield checked
             self._shown.update(self._row)
         self._shown.note(f"{self._row:,} rows read; writing the index ...")
-
-    def _fresh(
-        self, index: Index, intake: Intake, ids: pa.Array, batch: SourceBatch, first_row: int
-    ) -> RowBatch:
-        array = id_array(ids, intake.id_kind, first_row)
-        fresh = np.flatnonzero(~index.find(array).to_numpy(zero_copy_only=False))
-        self.skipped += len(array) - len(fresh)
-        rows = pa.array(fresh)
-        vectors = batch.vectors
-        return intake.batch(
-            array.take(rows),
-            vectors[fresh] if isinstance(vectors, np.ndarray) else vectors.take(rows),
-            None if batch.metadata is None else batch.metadata.take(rows),
-            first_row,
-        )

@@ -55,7 +55,7 @@ def progress_line(rows: int, total: int | None, seconds: float) -> str:
     """Return e.g. ``412,160 of 1,000,000 rows, 21,000 rows/s, 0:28 left``."""
     rate = rows / seconds if seconds > 0 else 0.0
     line = f"{rows:,}" + (f" of {total:,}" if total and total != rows else "") + f" rows, {rate:,.0f} rows/s"
-    if total and total > rows > 0:
+    if total and total > rows > 0 and rate:
         line += f", {clock((total - rows) / rate)} left"
     return line
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,8 +92,10 @@ def open_source(source: Any, columns: Columns) -> Source:
 def _npy(path: str) -> Source:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise SourceError(f"{path}: cannot be read as .npy: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise SourceError(f"{path}: an archive of arrays, not one array")
     return _array(array, path)
 
 
@@ -121,6 +124,11 @@ def _parquet_files(path: str) -> list[str]:
 
 def _parquet(paths: list[str], columns: Columns) -> Source:
     """Check every file's footer first, so that a wrong one is found before anything is written."""
+
+    def read(path: str, names: list[str]) -> Iterator[pa.RecordBatch]:
+        with _open_parquet(path) as file:
+            yield from _guarded(file.iter_batches(BATCH_ROWS, columns=names, use_threads=False), path)
+
     rows = 0
     dim, half = 0, False
     for path in paths:
@@ -128,7 +136,7 @@ def _parquet(paths: list[str], columns: Columns) -> Source:
             rows += file.metadata.num_rows
             chosen = _choose(file.schema_arrow, columns, path)
             if not dim and file.metadata.num_rows:
-                first = next(file.iter_batches(1, columns=[chosen.vector]))[chosen.vector]
+                first = next(read(path, [chosen.vector]))[chosen.vector]
                 dim, half = _dim_of(first, path), _is_half(first.type)
     if not dim:
         raise SourceError(f"{paths[0]}: no rows")
@@ -137,8 +145,7 @@ def _parquet(paths: list[str], columns: Columns) -> Source:
         for path in paths:
             with _open_parquet(path) as file:
                 chosen = _choose(file.schema_arrow, columns, path)
-                for batch in file.iter_batches(BATCH_ROWS, columns=chosen.names, use_threads=False):
-                    yield chosen.split(batch)
+            yield from map(chosen.split, read(path, chosen.names))
 
     return Source(dim, half, rows, batches)
 
@@ -152,24 +159,31 @@ def _open_parquet(path: str) -> pq.ParquetFile:
 
 
 def _stream(open_stream: Callable[[], Any], columns: Columns, rows: int | None) -> Source:
-    reader = pa.RecordBatchReader.from_stream(_Capsule(open_stream))
+    try:
+        reader = pa.RecordBatchReader.from_stream(_Capsule(open_stream))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise SourceError(f"the stream: cannot be read as Arrow columns: {error}") from error
     chosen = _choose(reader.schema, columns, "the stream")
-    first = next((batch for batch in reader if batch.num_rows), None)
+    incoming = _guarded(reader, "the stream")
+    first = next((batch for batch in incoming if batch.num_rows), None)
     if first is None:
         raise SourceError("the stream: no rows")
     vectors = first[chosen.vector]
 
     def batches() -> Iterator[SourceBatch]:
-        for batch in _chain(first, reader):
+        for batch in chain([first], incoming):
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield chosen.split(batch.slice(start, BATCH_ROWS))
 
     return Source(_dim_of(vectors, "the stream"), _is_half(vectors.type), rows, batches)
 
 
-def _chain(first: pa.RecordBatch, rest: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from rest
+def _guarded(batches: Iterable[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
+    """Call a failure to read the source what it is; during a commit it would pass for the disk's."""
+    try:
+        yield from batches
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{name}: reading failed: {error}") from error
 
 
 class _Capsule:
@@ -197,6 +211,8 @@ class _Chosen(NamedTuple):
 
 
 def _choose(schema: pa.Schema, columns: Columns, name: str) -> _Chosen:
+    if len(set(schema.names)) != len(schema.names):
+        raise SourceError(f"{name}: names a column twice: {schema.names}")
     if columns.id_column is not None and columns.id_column not in schema.names:
         raise SourceError(
             f"{name}: no column {columns.id_column!r} to take ids from (id_column=None numbers the rows); "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tiered_index.demo.run import DimensionRow, K
 
-_INK, _BLUE, _GREY, _ORANGE = "#1f2430", "#2864c8", "#9aa3b2", "#e07b28"
+_BLUE, _GREY, _ORANGE = "#2864c8", "#9aa3b2", "#e07b28"
 
 
 def plot(table: list[DimensionRow], rows: int, path: Path) -> None:
@@ -16,42 +17,47 @@ def plot(table: list[DimensionRow], rows: int, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    prefixes, exact = table[:-1], table[-1]
-    labels = [str(row.prefix_dim) for row in prefixes]
-    plt.rcParams.update({"font.size": 10, "axes.edgecolor": _INK, "text.color": _INK})
-    figure, (recall, cost) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    figure.suptitle(f"{rows:,} docstrings, {exact.prefix_dim} dimensions: what a prefix finds, and costs")
+    exact = table[-1]
+    names = [*(str(row.prefix_dim) for row in table[:-1]), f"{exact.prefix_dim}, exact"]
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, (recall, time, memory) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+        figure.suptitle(
+            f"{rows:,} docstrings of {exact.prefix_dim} dimensions: what a prefix finds and costs"
+        )
+        _draw_recall(recall, table[:-1])
+        _draw_bars(time, names, [row.ms for row in table], _BLUE, "{:.2f}")
+        time.set(title="median ms a query (log scale)", yscale="log")
+        time.set_yticks([])
+        time.set_yticks([], minor=True)
+        time.spines["left"].set_visible(False)
+        time.margins(y=0.15)
+        _draw_bars(memory, names, [row.memory_mb for row in table], _ORANGE, "{:.0f}")
+        memory.set(title="memory, MB")
+        figure.savefig(path, dpi=130)
+        plt.close(figure)
 
-    recall.plot(labels, [r.recall for r in prefixes], "o-", color=_BLUE, label="rescored by full vectors")
-    recall.plot(labels, [r.recall_prefix for r in prefixes], "o--", color=_GREY, label="prefix alone")
-    for row, label in zip(prefixes, labels, strict=True):
-        recall.annotate(
-            f"{row.recall:.3f}", (label, row.recall), (0, 7), textcoords="offset points", ha="center"
-        )
-        recall.annotate(
-            f"{row.recall_prefix:.3f}",
-            (label, row.recall_prefix),
-            (0, -14),
-            textcoords="offset points",
-            ha="center",
-        )
-    recall.set(
-        xlabel="dimensions that find candidates", ylabel=f"recall@{K} against exact search", ylim=(0, 1.08)
+
+def _draw_recall(axes: Any, prefixes: list[DimensionRow]) -> None:
+    places = range(len(prefixes))
+    rescored = [row.recall for row in prefixes]
+    alone = [row.recall_prefix for row in prefixes]
+    axes.plot(places, rescored, "o-", color=_BLUE, label="rescored by full vectors")
+    axes.plot(places, alone, "o--", color=_GREY, label="prefix alone")
+    for values, offset in ((rescored, 8), (alone, -16)):
+        for place, value in zip(places, values, strict=True):
+            axes.annotate(
+                f"{value:.3f}", (place, value), (0, offset), textcoords="offset points", ha="center"
+            )
+    axes.set(
+        title=f"recall@{K} against exact search", xlabel="dimensions that find candidates", ylim=(0, 1.1)
     )
-    recall.legend(loc="lower right", frameon=False)
+    axes.set_xticks(places, [str(row.prefix_dim) for row in prefixes])
+    axes.margins(x=0.12)
+    axes.legend(loc="lower right", frameon=False)
 
-    names = [*labels, f"{exact.prefix_dim}\nexact"]
-    places = range(len(names))
-    bars = cost.bar(places, [r.ms for r in table], 0.55, color=[_BLUE] * len(prefixes) + [_GREY])
-    cost.bar_label(bars, [f"{r.ms:.2f} ms" for r in table], padding=2)
-    cost.set_yscale("log")
-    cost.set(ylabel="median milliseconds a query", xlabel="dimensions that find candidates")
-    cost.set_xticks(places, names)
-    memory = cost.twinx()
-    memory.plot(places, [r.memory_mb for r in table], "D", color=_ORANGE)
-    memory.set_ylabel("memory, MB", color=_ORANGE)
-    memory.set_ylim(0, max(r.memory_mb for r in table) * 1.25)
-    for axes in (recall, cost, memory):
-        axes.spines[["top"]].set_visible(False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+
+def _draw_bars(axes: Any, names: list[str], values: list[float], color: str, label: str) -> None:
+    bars = axes.bar(range(len(names)), values, 0.6, color=[color] * (len(names) - 1) + [_GREY])
+    axes.bar_label(bars, [label.format(value) for value in values], padding=2)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlabel("dimensions that find candidates")

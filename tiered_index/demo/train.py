@@ -36,7 +36,7 @@ def train(documents: pa.Table, folder: Path, report: Any) -> Any:
         Called with lines to show.
     """
     sentence_transformers, torch = _import_torch()
-    from sentence_transformers import losses
+    from sentence_transformers.sentence_transformer import losses
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
     torch.manual_seed(_SEED)

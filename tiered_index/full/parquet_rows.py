@@ -19,6 +19,7 @@ from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
 
 _GROUP_SHIFT = ROW_GROUP_ROWS.bit_length() - 1
 _GROUP_MASK = ROW_GROUP_ROWS - 1
+_VECTOR_PATHS = tuple(f"{VECTOR_COLUMN}.list.{item}" for item in ("element", "item"))
 _MAX_PAGE_HEADER = 512
 """Bytes; headers written by Arrow take about 30."""
 
@@ -139,7 +140,9 @@ def _vector_offsets(
     ):
         raise CorruptIndexError(f"{path}: vectors of type {found}, not {wanted}")
     metadata = file.metadata
-    column = next(i for i in range(metadata.num_columns) if _is_vector_leaf(metadata, i))
+    column = metadata.num_columns - 1  # the vector is written last; a name alone could be another column's
+    if metadata.schema.column(column).path not in _VECTOR_PATHS:
+        raise CorruptIndexError(f"{path}: the column {VECTOR_COLUMN!r} is not the last")
     row_bytes = dim * np.dtype(dtype).itemsize
     bases = np.empty(metadata.num_row_groups, np.int64)
     for group in range(metadata.num_row_groups):
@@ -167,11 +170,6 @@ def _vector_offsets(
             raise LayoutError(f"{path}: row group {group} cannot be mapped: {problem}")
         bases[group] = chunk.data_page_offset + chunk.total_compressed_size - values
     return bases
-
-
-def _is_vector_leaf(metadata: Any, column: int) -> bool:
-    path: str = metadata.schema.column(column).path
-    return path == VECTOR_COLUMN or path.startswith(VECTOR_COLUMN + ".")
 
 
 def _first_page_bytes(mapping: mmap.mmap, offset: int) -> int:

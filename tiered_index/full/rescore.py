@@ -35,10 +35,11 @@ class Scorer:
     def __init__(self, query: Floats, dtype: str) -> None:
         self._query = query
         self._halves: NDArray[np.float16] | None = None
+        self._scale = np.float32(1.0)
         if dtype == "float16":
-            # float16 ends at 65,504: scale queries that could pass it (only under the dot metric)
-            largest = float(np.abs(query).max(initial=0.0))
-            self._scale = np.float32(2.0 ** max(0, int(np.frexp(largest)[1]) - 8))
+            # A power of two brings the largest number near 2**8, well inside float16's range.
+            _, exponent = np.frexp(np.abs(query).max(initial=0.0))
+            self._scale = np.float32(np.ldexp(1.0, int(exponent) - 8))
             scaled = query / self._scale
             high = scaled.astype(np.float16)
             low = ((scaled - high.astype(np.float32)) * _LOW_SCALE).astype(np.float16)
@@ -59,7 +60,7 @@ class Scorer:
         ndarray, shape (n,), float32
             Cosines, or inner products where `inverse_norms` is None.
         """
-        if self._halves is None:
+        if self._halves is None or not len(vectors):
             # One BLAS dot a row: a matrix-vector product of this size would start BLAS's threads.
             scores = np.vecdot(vectors, self._query)
         else:

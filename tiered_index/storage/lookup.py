@@ -90,6 +90,8 @@ class Lookup:
             with pa.memory_map(path) as source:  # arrays keep the mapping
                 batch = pa.ipc.open_file(source).get_batch(0)
             self._ids: pa.Array = batch["id"]
+            numbers = pa.types.is_int64(self._ids.type)
+            self._numbers: NDArray[np.int64] | None = self._ids.to_numpy() if numbers else None
             self._keys: Keys = batch["key"].to_numpy()
             self._rows: NDArray[np.uint32] = batch["row"].to_numpy()
             self.inverse_norms: NDArray[np.float32] | None = (
@@ -103,6 +105,13 @@ class Lookup:
     def ids(self, rows: NDArray[np.int64]) -> pa.Array:
         """Return the ids of `rows`, in that order."""
         return self._ids.take(pa.array(rows))
+
+    def values(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the ids of `rows` as an array of int64, or of str objects."""
+        if self._numbers is not None:
+            return self._numbers[rows]
+        texts: NDArray[Any] = self.ids(rows).to_numpy(zero_copy_only=False)
+        return texts
 
     def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
         """Return the row of each id, or -1."""

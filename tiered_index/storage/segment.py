@@ -53,10 +53,14 @@ class SegmentWriter:
         self._folder = folder / self.name
         self._id_type = ID_TYPES[id_kind]
         files.make_folder(self._folder)
-        self._rows_file = HashingFile(files, self._folder / ROWS_FILE)
-        self._rows = ParquetRowsWriter(
-            self._rows_file, file_schema(self._id_type, schema, config.store_dim, config.dtype)
-        )
+        try:
+            self._rows_file = HashingFile(files, self._folder / ROWS_FILE)
+            self._rows = ParquetRowsWriter(
+                self._rows_file, file_schema(self._id_type, schema, config.store_dim, config.dtype)
+            )
+        except BaseException:
+            remove_segment(files, self._folder)
+            raise
         self._coarse = CoarseBuilder(config.prefix_dim, config.graph_degree, config.ef_construction)
         self._lookup = LookupBuilder()
 

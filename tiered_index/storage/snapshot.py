@@ -58,10 +58,12 @@ class Snapshot:
 
     def ids(self, addresses: NDArray[np.int64]) -> NDArray[Any]:
         """Return the ids at `addresses`: an array of str objects, or of int64."""
+        if len(self.segments) == 1:
+            return self.segments[0].lookup.values(addresses)
         kind = self.manifest.id_kind
         ids = np.empty(len(addresses), np.int64 if kind == "int64" else np.object_)
         for number, places, rows in self._by_segment(addresses):
-            ids[places] = self.segments[number].lookup.ids(rows).to_numpy(zero_copy_only=False)
+            ids[places] = self.segments[number].lookup.values(rows)
         return ids
 
     def table(self, addresses: NDArray[np.int64], *, vectors: bool) -> pa.Table:

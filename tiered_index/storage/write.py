@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import pyarrow as pa
 
-from tiered_index.config import IdKind
-from tiered_index.errors import DuplicateIdError, StorageError
+from tiered_index.errors import (
+    CommitUncertainError,
+    DuplicateIdError,
+    IndexLockedError,
+    StorageError,
+    TieredIndexError,
+)
 from tiered_index.storage.commit import Store
 from tiered_index.storage.manifest import Manifest, encode_schema
 from tiered_index.storage.segment import SegmentWriter
@@ -37,7 +41,6 @@ def write_rows(store: Store, snapshot: Snapshot, batches: Iterable[RowBatch]) ->
         The disk failed.
     """
     manifest = snapshot.manifest
-    id_kind, schema = manifest.id_kind, manifest.schema()
     writer: SegmentWriter | None = None
     try:
         for batch in batches:
@@ -45,8 +48,9 @@ def write_rows(store: Store, snapshot: Snapshot, batches: Iterable[RowBatch]) ->
                 continue
             _check_new(snapshot, batch)
             if writer is None:
-                id_kind, schema = kind_of(batch.ids), batch.metadata.schema
-                writer = SegmentWriter(store.files, store.segments, manifest.config, id_kind, schema)
+                kind, schema = kind_of(batch.ids), batch.metadata.schema
+                writer = SegmentWriter(store.files, store.segments, manifest.config, kind, schema)
+                decided = {"id_kind": kind, "metadata_schema": encode_schema(schema)}
             writer.append(batch)
         if writer is None:
             return manifest
@@ -54,10 +58,16 @@ def write_rows(store: Store, snapshot: Snapshot, batches: Iterable[RowBatch]) ->
     except BaseException as error:
         if writer is not None:
             writer.abandon()
-        if isinstance(error, OSError) and not isinstance(error, StorageError):
+        if isinstance(error, OSError) and not isinstance(error, TieredIndexError):
             raise StorageError(f"{store.segments}: cannot write: {error}") from error
         raise
-    return store.commit(manifest, segments=(*manifest.segments, entry), **_decided(id_kind, schema))
+    try:
+        return store.commit(manifest, segments=(*manifest.segments, entry), **decided)
+    except CommitUncertainError:
+        raise  # the manifest may be in place: what it names must stay
+    except (StorageError, IndexLockedError):
+        writer.abandon()
+        raise
 
 
 def _check_new(snapshot: Snapshot, batch: RowBatch) -> None:
@@ -67,10 +77,3 @@ def _check_new(snapshot: Snapshot, batch: RowBatch) -> None:
             f"id {batch.ids[int(known[0])].as_py()!r} is in the index already",
             (known + batch.first_row).tolist(),
         )
-
-
-def _decided(id_kind: IdKind | None, schema: pa.Schema | None) -> dict[str, object]:
-    return {
-        "id_kind": id_kind,
-        "metadata_schema": encode_schema(schema) if schema is not None else None,
-    }

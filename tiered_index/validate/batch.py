@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tiered_index.config import IdKind, IndexConfig
 from tiered_index.errors import IdError
 from tiered_index.validate.ids import Keys, check_distinct, id_array, id_keys, kind_of
 from tiered_index.validate.metadata import metadata_table
-from tiered_index.validate.vectors import PreparedVectors, as_array, prepare_vectors
+from tiered_index.validate.vectors import PreparedVectors, as_rows, prepare_vectors
 
 BATCH_ROWS = 8_192
 """Rows that are checked and handed on at a time."""
@@ -42,6 +44,15 @@ class RowBatch(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, rows: NDArray[np.intp]) -> RowBatch:
+        """Return some of the rows."""
+        stored, prefixes, norms = self.vectors
+        vectors = PreparedVectors(stored[rows], prefixes[rows], None if norms is None else norms[rows])
+        some = pa.array(rows)
+        return RowBatch(
+            self.ids.take(some), self.keys[rows], vectors, self.metadata.take(some), self.first_row
+        )
 
 
 class Intake:
@@ -77,7 +88,7 @@ class Intake:
         """
         array = id_array(ids, self.id_kind)
         if not isinstance(vectors, pa.Array | pa.ChunkedArray):
-            vectors = as_array(vectors)
+            vectors = as_rows(vectors, self.config.dim)
         if len(array) != len(vectors):
             raise IdError(f"{len(array)} ids for {len(vectors)} vectors")
         check_distinct(array, id_keys(array))
@@ -86,8 +97,6 @@ class Intake:
             stop = start + BATCH_ROWS
             part = table.slice(start, BATCH_ROWS)
             yield self.batch(array.slice(start, BATCH_ROWS), vectors[start:stop], part, start)
-        if not len(array):
-            prepare_vectors(vectors, self.config)  # an empty batch of the wrong shape is still wrong
 
     def batch(self, ids: Any, vectors: Any, metadata: Any, first_row: int) -> RowBatch:
         """Check one batch; errors add `first_row` to the rows they name."""

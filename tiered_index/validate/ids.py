@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from tiered_index.config import IdKind
 from tiered_index.errors import DuplicateIdError, IdError
 
+_INT64 = np.iinfo(np.int64)
+
 ID_TYPES: dict[IdKind, pa.DataType] = {"str": pa.large_string(), "int64": pa.int64()}
 
 Keys = NDArray[np.uint64]
@@ -47,7 +49,7 @@ def id_array(ids: Any, kind: IdKind | None, first_row: int = 0) -> pa.Array:
     try:
         return array.cast(target)
     except pa.ArrowInvalid as error:  # uint64 beyond int64
-        over = pc.greater(array, pa.scalar(np.iinfo(np.int64).max, pa.uint64()))
+        over = pc.greater(array, pa.scalar(_INT64.max, pa.uint64()))
         raise IdError("ids must fit int64", _rows(over, first_row)) from error
 
 
@@ -84,18 +86,20 @@ def _as_arrow(ids: Any, first_row: int) -> pa.Array:
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()
     if isinstance(ids, pa.Array):
+        _check_unicode(ids, first_row)
         return ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
     if isinstance(ids, str | bytes):
         raise IdError(f"ids must be a sequence of ids, not one {type(ids).__name__}")
     if isinstance(ids, np.ndarray) and ids.ndim != 1:
         raise IdError(f"ids must have one axis, not the shape {ids.shape}")
-    values = ids if isinstance(ids, np.ndarray) and ids.dtype.kind in "iuU" else list(ids)
-    if isinstance(values, list):
-        _check_objects(values, first_row)
+    if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
+        return pa.array(ids.astype(ids.dtype.newbyteorder("="), copy=False))
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
-        raise IdError(f"ids must be str or int64: {error}") from error
+        values = list(ids)
+    except TypeError as error:
+        raise IdError(f"ids must be a sequence of ids, not {ids!r}") from error
+    _check_objects(values, first_row)
+    return pa.array(values)
 
 
 def _check_objects(values: list[Any], first_row: int) -> None:
@@ -107,9 +111,26 @@ def _check_objects(values: list[Any], first_row: int) -> None:
         kind = str if isinstance(value, str) else int if isinstance(value, int | np.integer) else None
         if kind is None or isinstance(value, bool):
             raise IdError(f"ids must be str or int64, not {value!r}", [first_row + row])
+        if kind is int and not _INT64.min <= value <= _INT64.max:
+            raise IdError(f"ids must fit int64, not {value}", [first_row + row])
+        if kind is str and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            raise IdError(f"ids must be valid Unicode, not {value!r}", [first_row + row])
         wanted = wanted or kind
         if kind is not wanted:
             raise IdError(f"ids must be of one kind: {value!r} is no {wanted.__name__}", [first_row + row])
+
+
+def _check_unicode(array: pa.Array, first_row: int) -> None:
+    """Arrow takes a producer's word that its strings are UTF-8."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as error:
+        for row in range(len(array)):
+            try:
+                array.slice(row, 1).validate(full=True)
+            except pa.ArrowInvalid:
+                raise IdError(f"ids must be valid: {error}", [first_row + row]) from error
+        raise IdError(f"ids must be valid: {error}") from error
 
 
 def _kind_of(arrow_type: pa.DataType) -> IdKind | None:

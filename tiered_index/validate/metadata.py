@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tiered_index.errors import MetadataError
 
@@ -13,6 +15,8 @@ ID_COLUMN = "id"
 VECTOR_COLUMN = "vector"
 RESERVED = (ID_COLUMN, VECTOR_COLUMN)
 """Column names the index uses itself."""
+
+_ARROW_REFUSES = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
 def metadata_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row: int = 0) -> pa.Table:
@@ -56,21 +60,43 @@ def metadata_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row
     return pa.table([_cast(table[field.name], field, first_row) for field in schema], schema=schema)
 
 
-def decoded(schema: pa.Schema) -> pa.Schema:
-    """Return the schema as the index stores it: dictionaries as their values, every column nullable.
-
-    Raises
-    ------
-    MetadataError
-        A column has no type (all its values are null), so nothing could be stored in it later.
-    """
-    fields = []
-    for field in schema:
-        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        if pa.types.is_null(kind):
+def _checked_new(table: pa.Table) -> pa.Table:
+    """Return the first rows' columns as the index stores them: dictionaries and views as their values."""
+    fields = [pa.field(field.name, _plain(field.type)) for field in table.schema]
+    for field in fields:
+        if pa.types.is_null(field.type):
             raise MetadataError(f"column {field.name!r} has only nulls: give it a type (an Arrow array)")
-        fields.append(pa.field(field.name, kind))
-    return pa.schema(fields)
+        try:
+            pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
+        except pa.ArrowException as error:
+            raise MetadataError(
+                f"column {field.name!r}: Parquet cannot hold {field.type}: {error}"
+            ) from error
+    columns = [_decoded(table[field.name]).cast(field.type) for field in fields]
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_plain(kind.value_type))
+    return kind
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(column.type):
+        kind = _plain(column.type)  # a view cannot be taken from, so the dictionary is cast first
+        return pa.chunked_array([c.dictionary.cast(kind).take(c.indices) for c in column.chunks], kind)
+    if pa.types.is_run_end_encoded(column.type):
+        return pc.run_end_decode(column)
+    return column
 
 
 def _as_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row: int) -> pa.Table:
@@ -81,12 +107,28 @@ def _as_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row: int
     if isinstance(metadata, pa.RecordBatch):
         return pa.Table.from_batches([metadata])
     if isinstance(metadata, Mapping):
-        return pa.table({str(name): _column(name, values) for name, values in metadata.items()})
+        return _from_columns(metadata, rows, schema, first_row)
     if hasattr(metadata, "__arrow_c_stream__"):
-        return pa.table(metadata)
+        try:
+            return pa.table(metadata)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise MetadataError(f"metadata cannot become Arrow columns: {error}") from error
     if isinstance(metadata, Sequence) and not isinstance(metadata, str | bytes):
         return _from_rows(metadata, rows, schema, first_row)
     raise MetadataError(f"metadata must be columns or a sequence of mappings, not {type(metadata).__name__}")
+
+
+def _from_columns(
+    metadata: Mapping[Any, Any], rows: int, schema: pa.Schema | None, first_row: int
+) -> pa.Table:
+    columns = {}
+    for name, values in metadata.items():
+        if not isinstance(name, str):
+            raise MetadataError(f"column names must be str, not {name!r}")
+        columns[name] = _column(name, values, schema, first_row)
+        if len(columns[name]) != rows:
+            raise MetadataError(f"column {name!r} has {len(columns[name])} rows for {rows} vectors")
+    return pa.table(columns)
 
 
 def _from_rows(metadata: Sequence[Any], rows: int, schema: pa.Schema | None, first_row: int) -> pa.Table:
@@ -97,36 +139,53 @@ def _from_rows(metadata: Sequence[Any], rows: int, schema: pa.Schema | None, fir
         if not isinstance(values, Mapping):
             raise MetadataError(f"metadata must be mappings, not {values!r}", [first_row + row])
         for name in values:
+            if not isinstance(name, str):
+                raise MetadataError(f"column names must be str, not {name!r}", [first_row + row])
             if schema is not None and name not in names:
                 raise MetadataError(
                     f"unknown column {name!r}; the index has {schema.names}", [first_row + row]
                 )
             names[name] = None
-    return pa.table({name: _column(name, [values.get(name) for values in metadata]) for name in names})
+    columns = {name: [values.get(name) for values in metadata] for name in names}
+    return pa.table({name: _column(name, values, schema, first_row) for name, values in columns.items()})
 
 
-def _column(name: str, values: Any) -> pa.Array:
+def _column(name: str, values: Any, schema: pa.Schema | None, first_row: int) -> pa.Array:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
         raise MetadataError(f"column {name!r} must be a sequence of values, not {values!r}")
     try:
         return pa.array(values)
-    except (pa.ArrowException, TypeError, OverflowError, UnicodeError) as error:
-        raise MetadataError(f"column {name!r} has values of several types: {error}") from error
+    except _ARROW_REFUSES as error:
+        known = schema is not None and name in schema.names
+        row = _first_unlike(list(values), schema.field(name).type if known and schema is not None else None)
+        raise MetadataError(
+            f"column {name!r} has values of several types: {error}", [] if row is None else [first_row + row]
+        ) from error
 
 
-def _checked_new(table: pa.Table) -> pa.Table:
-    schema = decoded(table.schema)
-    return pa.table([table[field.name].cast(field.type) for field in schema], schema=schema)
+def _first_unlike(values: list[Any], kind: pa.DataType | None) -> int | None:
+    """Return the first row whose value Arrow will not put beside the first one's, or into `kind`."""
+    first = next((value for value in values if value is not None), None)
+    for row, value in enumerate(values):
+        try:
+            pa.array([value] if kind is not None else [first, value], kind)
+        except _ARROW_REFUSES:
+            return row
+    return None
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field, first_row: int) -> pa.ChunkedArray:
     if pa.types.is_null(column.type):
         return pa.chunked_array([pa.nulls(len(column), field.type)])
+    column = _decoded(column)
+    if _is_text(field.type) != _is_text(column.type):  # Arrow would cast 1 to "1" and "1" to 1
+        row = next((i for i, value in enumerate(column) if value.is_valid), None)
+        if row is None:
+            return pa.chunked_array([pa.nulls(len(column), field.type)])
+        raise MetadataError(f"column {field.name!r} holds {field.type}, not {column.type}", [first_row + row])
     try:
-        if _is_text(field.type) != _is_text(column.type):  # Arrow would cast 1 to "1" and "1" to 1
-            raise pa.ArrowInvalid("text and other types do not mix")
         return column.cast(field.type)
     except pa.ArrowException as error:
         row = _first_unfit(column, field.type)
@@ -137,8 +196,6 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, first_row: int) -> pa.Chunke
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,17 +96,10 @@ def as_matrix(vectors: Any, dim: int, first_row: int = 0) -> Floats:
     """Return `vectors` as finite float32 of shape (n, dim), or raise a typed error that names the rows."""
     if isinstance(vectors, pa.Array | pa.ChunkedArray):
         vectors = _from_arrow(vectors, dim, first_row)
-    given = as_array(vectors)
-    if given.ndim != 2 and not (given.ndim == 1 and given.size == 0):
-        raise DimensionError(f"vectors must have two axes, (rows, {dim}), not the shape {given.shape}")
-    if given.size == 0 and (given.ndim == 1 or given.shape[0] == 0):
-        return np.empty((0, dim), np.float32)
-    if given.shape[1] != dim:
-        raise DimensionError(f"vectors must have {dim} dimensions, not {given.shape[1]}")
+    given = as_rows(vectors, dim)
     with np.errstate(over="ignore"):
         matrix = np.ascontiguousarray(given, np.float32)
-    squares = np.einsum("ij,ij->i", matrix, matrix)
-    if np.isfinite(squares).all():  # one pass over the numbers instead of two
+    if math.isfinite(np.vdot(matrix, matrix)):  # one fast pass; it overflows before it misses anything
         return matrix
     finite = np.isfinite(matrix).all(axis=1)
     given_finite = finite if given.dtype.kind != "f" else np.isfinite(given).all(axis=1)
@@ -133,9 +127,7 @@ def prepare_queries(query: Any, config: IndexConfig) -> tuple[Floats, bool]:
     matrix = as_matrix(given[None] if single else given, config.dim)[:, : config.store_dim]
     if config.metric == "dot":
         return np.ascontiguousarray(matrix), single
-    norms = row_norms(matrix)
-    _raise_rows(ZeroVectorError, "a zero query has no cosine", norms < _SMALLEST_NORM, 0)
-    return matrix * (1.0 / norms).astype(np.float32)[:, None], single
+    return _unit(matrix, "a zero query has no cosine"), single
 
 
 def prefixes_of(queries: Floats, prefix_dim: int, *, unit: bool) -> Floats:
@@ -143,14 +135,18 @@ def prefixes_of(queries: Floats, prefix_dim: int, *, unit: bool) -> Floats:
     prefixes = queries[:, :prefix_dim]
     if not unit:
         return np.ascontiguousarray(prefixes)
-    norms = row_norms(prefixes)
-    _raise_rows(
-        ZeroVectorError,
-        f"the query's first {prefix_dim} dimensions are zero and have no cosine",
-        norms < _SMALLEST_NORM,
-        0,
-    )
-    return prefixes * (1.0 / norms).astype(np.float32)[:, None]
+    return _unit(prefixes, f"the query's first {prefix_dim} dimensions are zero and have no cosine")
+
+
+def _unit(queries: Floats, message: str) -> Floats:
+    """Scale queries to unit length."""
+    if len(queries) == 1:  # a service's every call: two NumPy calls instead of ten
+        square = float(np.dot(queries[0], queries[0]))
+        if _SAFE_SQUARES[0] < square < _SAFE_SQUARES[1]:
+            return queries * np.float32(square**-0.5)
+    norms = row_norms(queries)
+    _raise_rows(ZeroVectorError, message, norms < _SMALLEST_NORM, 0)
+    return queries * (1.0 / norms).astype(np.float32)[:, None]
 
 
 def row_norms(matrix: Floats) -> NDArray[np.float64]:
@@ -163,6 +159,18 @@ def row_norms(matrix: Floats) -> NDArray[np.float64]:
         squares[again] = np.einsum("ij,ij->i", exact, exact)
     norms: NDArray[np.float64] = np.sqrt(squares)
     return norms
+
+
+def as_rows(vectors: Any, dim: int) -> NDArray[Any]:
+    """Return `vectors` as a NumPy array of shape (n, dim); an empty sequence has no rows."""
+    given = as_array(vectors)
+    if given.shape == (0,):
+        return given.reshape(0, dim)
+    if given.ndim != 2:
+        raise DimensionError(f"vectors must have two axes, (rows, {dim}), not the shape {given.shape}")
+    if given.shape[1] != dim:
+        raise DimensionError(f"vectors must have {dim} dimensions, not {given.shape[1]}")
+    return given
 
 
 def as_array(vectors: Any) -> NDArray[Any]:

@@ -1,0 +1,40 @@
+"""What a figure depends on: machine, versions, load."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("tiered-index", "faiss-cpu", "numpy", "pyarrow", "numkong")
+
+
+def facts() -> dict[str, object]:
+    """Return the facts that stand beside every figure."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_1min": round(os.getloadavg()[0], 2),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def memory_mb() -> dict[str, float]:
+    """Return this process's resident memory in MB: anonymous, and mapped from files."""
+    fields = {}
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in ("RssAnon", "RssFile"):
+            fields[name] = int(rest.split()[0]) / 1e3
+    return {"anonymous": fields["RssAnon"], "mapped": fields["RssFile"]}
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

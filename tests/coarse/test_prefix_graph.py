@@ -1,0 +1,136 @@
+"""The coarse tier: one ordinary FAISS file, every prefix dimension, mapped and not copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+import tiered_index as ti
+from tiered_index.coarse.prefix_graph import GRAPH_MIN_ROWS, SCAN_ROWS_PER_EF, CoarseBuilder, CoarseTier
+from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
+
+WIDTH = 48
+ROWS = 5_000
+
+
+def build(path: Path, prefixes: np.ndarray) -> bool:
+    builder = CoarseBuilder(prefixes.shape[1], 16, 60)
+    for start in range(0, len(prefixes), 700):
+        builder.add(prefixes[start : start + 700])
+    with path.open("wb") as sink:
+        return builder.write(sink.write)
+
+
+@pytest.fixture(scope="module")
+def prefixes() -> np.ndarray:
+    return matryoshka_vectors(ROWS, WIDTH, seed=4)
+
+
+@pytest.fixture(scope="module")
+def asked() -> np.ndarray:
+    return matryoshka_vectors(60, WIDTH, seed=4, stream=1)
+
+
+@pytest.fixture(scope="module")
+def path(prefixes: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("coarse") / "coarse.faiss"
+    assert build(file, prefixes)
+    return file
+
+
+def as_bf16(x: np.ndarray) -> np.ndarray:
+    return ((x.view(np.uint32) + 0x8000) & 0xFFFF0000).view(np.float32)
+
+
+@pytest.mark.parametrize("dim", [8, 16, 40, WIDTH])
+def test_a_scan_scores_the_prefixes_of_the_codes(
+    path: Path, prefixes: np.ndarray, asked: np.ndarray, dim: int
+) -> None:
+    tier = CoarseTier(str(path), WIDTH, ROWS)
+    query = np.ascontiguousarray(asked[:, :dim])
+    found = tier.search(query, 20, 20, scan=True)
+    assert found.scanned
+    truth, scores = exact_top_k(as_bf16(prefixes)[:, :dim], query, 20, "dot")
+    assert recall_at_k(found.rows, truth) >= 0.99  # rounding of ties in the last bit
+    np.testing.assert_allclose(found.scores, scores, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dim", [16, WIDTH])
+def test_a_walk_finds_what_a_scan_finds(path: Path, asked: np.ndarray, dim: int) -> None:
+    tier = CoarseTier(str(path), WIDTH, ROWS)
+    query = np.ascontiguousarray(asked[:, :dim])
+    walked = tier.search(query, 100, 10)
+    assert not walked.scanned
+    assert recall_at_k(walked.rows, tier.search(query, 100, 10, scan=True).rows) >= 0.95
+
+
+def test_faiss_itself_reads_the_file(path: Path, asked: np.ndarray) -> None:
+    theirs = faiss.read_index(str(path))
+    assert isinstance(theirs, faiss.IndexHNSWSQ)
+    _, rows = theirs.search(asked, 10, params=faiss.SearchParametersHNSW(efSearch=100))
+    tier = CoarseTier(str(path), WIDTH, ROWS)
+    assert rows.tolist() == tier.search(asked, 100, 10).rows.tolist()
+
+
+def test_codes_and_links_are_views_of_the_file(path: Path, asked: np.ndarray) -> None:
+    tier = CoarseTier(str(path), WIDTH, ROWS)
+    for dim in (8, 16, 40, WIDTH):
+        tier.search(np.ascontiguousarray(asked[:1, :dim]), 20, 10)
+    for flat, graph in tier._views.values():
+        assert not flat.codes.is_owned
+        assert not graph.hnsw.neighbors.is_owned
+
+
+def test_few_rows_get_no_graph(tmp_path: Path, prefixes: np.ndarray, asked: np.ndarray) -> None:
+    file = tmp_path / "flat.faiss"
+    assert not build(file, prefixes[: GRAPH_MIN_ROWS - 1])
+    tier = CoarseTier(str(file), WIDTH, GRAPH_MIN_ROWS - 1)
+    assert not tier.has_graph
+    assert tier.search(asked, 10, 10).scanned
+
+
+def test_a_walk_that_would_see_every_row_is_a_scan(path: Path, asked: np.ndarray) -> None:
+    tier = CoarseTier(str(path), WIDTH, ROWS)
+    assert not tier.search(asked, ROWS // SCAN_ROWS_PER_EF - 1, 10).scanned
+    everything = tier.search(asked[:1], ROWS // SCAN_ROWS_PER_EF + 1, ROWS)
+    assert everything.scanned
+    assert sorted(everything.rows[0].tolist()) == list(range(ROWS))
+
+
+def test_parts_that_a_walk_cannot_reach_are_scanned(tmp_path: Path) -> None:
+    """Two far clouds of many equal points: the graph of one is an island to the other."""
+    draw = np.random.default_rng(0)
+    cloud = np.repeat(np.eye(2, 16, dtype=np.float32), GRAPH_MIN_ROWS, axis=0)
+    cloud += draw.normal(scale=1e-4, size=cloud.shape).astype(np.float32)
+    file = tmp_path / "islands.faiss"
+    build(file, cloud)
+    tier = CoarseTier(str(file), 16, len(cloud))
+    found = tier.search(cloud[:40], 150, 150)
+    assert found.rows.min() >= 0
+
+
+def test_another_shape_is_corrupt(path: Path, tmp_path: Path) -> None:
+    for width, rows in ((WIDTH, ROWS - 1), (WIDTH + 8, ROWS)):
+        with pytest.raises(ti.CorruptIndexError, match=r"coarse\.faiss"):
+            CoarseTier(str(path), width, rows)
+    other = tmp_path / "other.faiss"
+    faiss.write_index(faiss.IndexScalarQuantizer(8, faiss.ScalarQuantizer.QT_fp16), str(other))
+    with pytest.raises(ti.CorruptIndexError, match="not bf16"):
+        CoarseTier(str(other), 8, 0)
+    other.write_bytes(b"nonsense" * 10)
+    with pytest.raises(ti.CorruptIndexError, match=r"other\.faiss"):
+        CoarseTier(str(other), 8, 0)
+
+
+def test_an_error_while_writing_is_raised(prefixes: np.ndarray) -> None:
+    builder = CoarseBuilder(WIDTH, 16, 40)
+    builder.add(prefixes)
+
+    def full(data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        builder.write(full)

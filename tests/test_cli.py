@@ -1,0 +1,110 @@
+"""The command line, as a person and as a script would use it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+import tiered_index as ti
+from tiered_index.cli import app
+from tiered_index.testing import exact_top_k
+
+from .conftest import DIM, ROWS
+
+
+def run(*arguments: object, code: int = 0, stdin: str | None = None) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
+    assert result.exit_code == code, result.output
+    return result.stderr if code else result.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Parquet file, queries, and an index that the command line made of them."""
+    folder = tmp_path_factory.mktemp("cli")
+    table = {"id": [f"d{i}" for i in range(ROWS)], "embedding": list(vectors), "year": np.arange(ROWS) % 9}
+    pq.write_table(pa.table(table), folder / "v.parquet")
+    np.save(folder / "q.npy", vectors[:3])
+    done = run("ingest", folder / "v.parquet", folder / "i.tidx", "--prefix-dim", 32, "--json")
+    assert json.loads(done)["rows"] == ROWS
+    return folder
+
+
+def test_search_by_file_id_and_stdin_agree(folder: Path, vectors: np.ndarray) -> None:
+    truth, _ = exact_top_k(vectors, vectors[2:3], 5)
+    wanted = [f"d{i}" for i in truth[0]]
+    forms = [
+        (["--vector", folder / "q.npy", "--row", 2], None),
+        (["--like", "d2"], None),
+        (["--vector", "-"], json.dumps(vectors[2].tolist())),
+    ]
+    for form, stdin in forms:
+        answer = json.loads(run("search", folder / "i.tidx", *form, "-k", 5, "--json", stdin=stdin))
+        assert [hit["id"] for hit in answer["hits"]] == wanted
+        assert answer["hits"][0]["year"] == 2
+        assert answer["plan"]["strategy"] == "scan"
+        assert answer["stats"]["queries"] == 1
+
+
+def test_search_for_people(folder: Path) -> None:
+    shown = run("search", folder / "i.tidx", "--like", "d2", "-k", 2, "--candidates", 20)
+    assert "d2" in shown
+    assert "20 candidates rescored" in shown
+    assert "exact" in run("search", folder / "i.tidx", "--like", "d2", "--exact")
+
+
+def test_info(folder: Path) -> None:
+    stats = json.loads(run("info", folder / "i.tidx", "--json"))
+    assert (stats["rows"], stats["config"]["dim"], stats["id_kind"]) == (ROWS, DIM, "str")
+    assert stats["coarse_codes_bytes"] == ROWS * 32 * 2
+    shown = run("info", folder / "i.tidx")
+    assert "1,000 rows" in shown
+    assert "would take" in shown
+
+
+def test_ingest_again_is_refused_and_resumed(folder: Path) -> None:
+    assert "DuplicateIdError" in run("ingest", folder / "v.parquet", folder / "i.tidx", code=1)
+    again = json.loads(run("ingest", folder / "v.parquet", folder / "i.tidx", "--skip-existing", "--json"))
+    assert (again["rows"], again["skipped"]) == (0, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["info", "nowhere.tidx"], "IndexNotFoundError"),
+        (["search", "INDEX"], "ParameterError"),
+        (["search", "INDEX", "--like", "nobody"], "IdError"),
+        (["search", "INDEX", "--like", "d1", "-k", "0"], "ParameterError"),
+        (["search", "INDEX", "--vector", "none.npy"], "SourceError"),
+        (["ingest", "none.parquet", "x.tidx"], "SourceError"),
+    ],
+)
+def test_errors_are_one_line(folder: Path, arguments: list[str], error: str) -> None:
+    shown = run(*(str(folder / "i.tidx") if a == "INDEX" else a for a in arguments), code=1)
+    assert shown.startswith(error)
+    assert shown.count("\n") == 1
+    assert not Path("x.tidx").exists()
+
+
+def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('No module named typer', name='typer')")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import tiered_index.__main__ as m; sys.exit(m.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "tiered-index[cli]" in done.stderr
+
+
+def test_version_is_the_package_s() -> None:
+    assert ti.__version__
