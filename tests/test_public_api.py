@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +87,10 @@ def test_importing_is_light() -> None:
 
 def imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    gc.disable()  # Python 3.11 may take a collection in the middle of parsing for an error
+    tree = ast.parse(path.read_text())
+    gc.enable()
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
         elif isinstance(node, ast.Import):

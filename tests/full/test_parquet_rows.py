@@ -73,10 +73,13 @@ def rewrite(path: Path, **options: object) -> None:
     ("options", "problem"),
     [
         ({"compression": "zstd"}, "row group 0 .*compressed with ZSTD"),
-        ({"use_dictionary": True}, "row group 0 .*a dictionary"),
+        ({"use_dictionary": True}, "row group 0 .*encoded as .*DICTIONARY"),
         ({"row_group_size": 1_000}, "row group 0 .*1000 rows, not 8192"),
         ({"data_page_size": 4_096, "max_rows_per_page": 500}, "row group 0 .*several data pages"),
-        ({"column_encoding": {"vector.list.element": "BYTE_STREAM_SPLIT"}}, "row group 0 .*a dictionary"),
+        (
+            {"column_encoding": {"vector.list.element": "BYTE_STREAM_SPLIT"}},
+            "row group 0 .*BYTE_STREAM_SPLIT",
+        ),
     ],
 )
 def test_other_layouts_are_refused(tmp_path: Path, options: dict, problem: str) -> None:

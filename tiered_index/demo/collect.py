@@ -91,8 +91,8 @@ def _documents(path: str, module: str) -> list[Document]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other people's escape sequences
             tree = ast.parse(source)
-    except (OSError, ValueError, SyntaxError, RecursionError):
-        return []
+    except (OSError, ValueError, SyntaxError, RecursionError, SystemError):
+        return []  # SystemError: Python 3.11 may take a collection in the middle of parsing for an error
     return list(_walk(tree, module, module.partition(".")[0], prefix=""))
 
 

@@ -148,28 +148,29 @@ def _vector_offsets(
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         chunk = row_group.column(column)
-        values = row_group.num_rows * row_bytes
-        last = group == metadata.num_row_groups - 1
+        rows = row_group.num_rows
         page = _first_page_bytes(mapping, chunk.data_page_offset)
-        problem = (
-            f"{row_group.num_rows} rows, not {ROW_GROUP_ROWS}"
-            if row_group.num_rows != ROW_GROUP_ROWS and not (last and row_group.num_rows < ROW_GROUP_ROWS)
-            else f"compressed with {chunk.compression}"
-            if chunk.compression != "UNCOMPRESSED"
-            else "a dictionary"
-            if chunk.has_dictionary_page or "PLAIN" not in chunk.encodings
-            else f"{chunk.num_values} numbers, not {row_group.num_rows * dim}"
-            if chunk.num_values != row_group.num_rows * dim
-            else "several data pages"
-            if not 0 < chunk.total_compressed_size - page <= _MAX_PAGE_HEADER
-            else "a page shorter than its vectors"
-            if page < values
-            else None
-        )
+        problem = _layout_problem(chunk, page, rows * dim, rows * row_bytes)
+        last = group == metadata.num_row_groups - 1
+        if rows > ROW_GROUP_ROWS or (rows < ROW_GROUP_ROWS and not last):
+            problem = f"{rows} rows, not {ROW_GROUP_ROWS}"
         if problem:
             raise LayoutError(f"{path}: row group {group} cannot be mapped: {problem}")
-        bases[group] = chunk.data_page_offset + chunk.total_compressed_size - values
+        bases[group] = chunk.data_page_offset + chunk.total_compressed_size - rows * row_bytes
     return bases
+
+
+def _layout_problem(chunk: Any, page_bytes: int, numbers: int, value_bytes: int) -> str | None:
+    """Say why a column chunk is not one plain page of `numbers` values; None if it is."""
+    if chunk.compression != "UNCOMPRESSED":
+        return f"compressed with {chunk.compression}"
+    if chunk.has_dictionary_page or "PLAIN" not in chunk.encodings:
+        return f"encoded as {', '.join(chunk.encodings)}"
+    if chunk.num_values != numbers:
+        return f"{chunk.num_values} numbers, not {numbers}"
+    if not 0 < chunk.total_compressed_size - page_bytes <= _MAX_PAGE_HEADER:
+        return "several data pages"
+    return "a page shorter than its vectors" if page_bytes < value_bytes else None
 
 
 def _first_page_bytes(mapping: mmap.mmap, offset: int) -> int:
