@@ -56,7 +56,7 @@ def test_the_demo_from_end_to_end(
     said: list[str] = []
     demo = run.Demo(tmp_path / "demo", said.append)
     demo.build()
-    answer = demo.ask("encode an object as JSON", k=5)
+    answer = demo.ask("dumps: serialize obj to a JSON formatted str", k=5)
     assert any(hit["package"] == "json" for hit in answer.hits)
     assert answer.plan.strategy == "scan"  # too few documents for a graph
     table = demo.measure()
