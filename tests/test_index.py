@@ -82,7 +82,7 @@ def test_every_prefix_dimension_walks_the_same_graph(
     truth, _ = exact_top_k(vectors, queries, 10)
     result = graph_index.search(queries, prefix_dim=prefix_dim, ef=140, candidates=140)
     assert result.plan == ti.Plan(strategy="graph", prefix_dim=prefix_dim, ef=140, candidates=140)
-    assert result.stats.segments_walked == 1
+    assert result.stats.parts_walked == 1
     # what an exact search over the prefixes would have put among the candidates
     prefixes, asked = vectors[:, :prefix_dim], queries[:, :prefix_dim]
     codes = vectors[:, :32] / np.linalg.norm(vectors[:, :32], axis=1, keepdims=True)
@@ -123,7 +123,7 @@ def test_segments_answer_as_one(
         split.add(np.arange(start, min(start + 170, ROWS)), vectors[start : start + 170])
     a, b = whole.search(queries), split.search(queries)
     assert split.stats().segments == 6
-    assert b.stats.segments_scanned == 6
+    assert b.stats.parts_scanned == 1
     assert a.ids.tolist() == b.ids.tolist()
 
 

@@ -19,7 +19,8 @@ LAYERS = [
     ["__main__", "cli", "demo"],
     ["__init__"],
     ["ingest"],
-    ["sources", "progress", "index"],
+    ["opening", "sources", "progress"],
+    ["index"],
     ["search", "exact", "stats"],
     ["results"],
     ["storage"],
@@ -38,6 +39,8 @@ def test_public_names_are_pinned() -> None:
         "CorruptIndexError",
         "DimensionError",
         "DuplicateIdError",
+        "Generation",
+        "GenerationNotFoundError",
         "IdError",
         "Index",
         "IndexClosedError",
@@ -48,8 +51,10 @@ def test_public_names_are_pinned() -> None:
         "IngestReport",
         "InvalidInputError",
         "LayoutError",
+        "MergePolicy",
         "MetadataError",
         "MissingDependencyError",
+        "NoMergePolicy",
         "NonFiniteVectorError",
         "NotAnIndexError",
         "ParameterError",
@@ -57,10 +62,13 @@ def test_public_names_are_pinned() -> None:
         "ReadOnlyError",
         "SearchResult",
         "SearchStats",
+        "SizeTieredPolicy",
         "SourceError",
         "StorageError",
+        "StorageFullError",
         "TieredIndexError",
         "VectorRangeError",
+        "VerifyReport",
         "ZeroVectorError",
         "ingest",
         "open",
@@ -71,7 +79,9 @@ def test_every_error_is_in_the_tree_and_public() -> None:
     from tiered_index import errors
 
     found = {
-        name for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and value.__module__ == errors.__name__
     }
     assert found <= set(ti.__all__)
     assert all(name in errors.__doc__ for name in found)

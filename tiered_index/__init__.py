@@ -29,6 +29,7 @@ from tiered_index.errors import (
     CorruptIndexError,
     DimensionError,
     DuplicateIdError,
+    GenerationNotFoundError,
     IdError,
     IndexClosedError,
     IndexLockedError,
@@ -43,16 +44,19 @@ from tiered_index.errors import (
     ReadOnlyError,
     SourceError,
     StorageError,
+    StorageFullError,
     TieredIndexError,
     VectorRangeError,
     ZeroVectorError,
 )
-from tiered_index.index import Index
-from tiered_index.index import open_index as open  # noqa: A004 - ti.open, as in gzip.open
+from tiered_index.index import Generation, Index
 from tiered_index.ingest import IngestReport, ingest
+from tiered_index.opening import open_index as open  # noqa: A004 - ti.open, as in gzip.open
 from tiered_index.planner.plan import Plan
 from tiered_index.results import SearchResult, SearchStats
 from tiered_index.stats import IndexStats
+from tiered_index.storage.policy import MergePolicy, NoMergePolicy, SizeTieredPolicy
+from tiered_index.storage.verify import VerifyReport
 
 __version__ = version("tiered-index")
 
@@ -62,6 +66,8 @@ __all__ = [
     "CorruptIndexError",
     "DimensionError",
     "DuplicateIdError",
+    "Generation",
+    "GenerationNotFoundError",
     "IdError",
     "Index",
     "IndexClosedError",
@@ -72,8 +78,10 @@ __all__ = [
     "IngestReport",
     "InvalidInputError",
     "LayoutError",
+    "MergePolicy",
     "MetadataError",
     "MissingDependencyError",
+    "NoMergePolicy",
     "NonFiniteVectorError",
     "NotAnIndexError",
     "ParameterError",
@@ -81,10 +89,13 @@ __all__ = [
     "ReadOnlyError",
     "SearchResult",
     "SearchStats",
+    "SizeTieredPolicy",
     "SourceError",
     "StorageError",
+    "StorageFullError",
     "TieredIndexError",
     "VectorRangeError",
+    "VerifyReport",
     "ZeroVectorError",
     "ingest",
     "open",

@@ -19,7 +19,9 @@
     ├── IndexClosedError                    use after close()
     ├── ReadOnlyError                       a write to an index that was opened to read
     ├── IndexLockedError                    another writer holds the index
+    ├── GenerationNotFoundError             a generation that is not kept
     ├── StorageError (OSError)
+    │   ├── StorageFullError                no room, by disk, quota or file size limit
     │   ├── CorruptIndexError               bytes that are not what was written
     │   │   └── LayoutError                 a Parquet file whose vectors cannot be mapped in place
     │   └── CommitUncertainError            the last step of a commit failed: it may have happened
@@ -31,6 +33,7 @@ call's batch (the first :data:`MAX_ROWS_NAMED` of them).
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 MAX_ROWS_NAMED = 5
@@ -124,6 +127,14 @@ class StorageError(TieredIndexError, OSError):
     """The disk or the file system failed."""
 
 
+class GenerationNotFoundError(TieredIndexError):
+    """A generation that was never committed, or is no longer kept."""
+
+
+class StorageFullError(StorageError):
+    """There is no room: the disk, a quota or a limit on file size."""
+
+
 class CorruptIndexError(StorageError):
     """A file that is missing, or whose bytes are not what was written."""
 
@@ -138,3 +149,12 @@ class CommitUncertainError(StorageError):
 
 class MissingDependencyError(TieredIndexError, ImportError):
     """An optional package that this call needs is not installed."""
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def storage_error(message: str, error: OSError) -> StorageError:
+    """Return the typed error for an operating system's."""
+    kind = StorageFullError if error.errno in _NO_ROOM else StorageError
+    return kind(f"{message}: {error}")

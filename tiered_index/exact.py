@@ -21,13 +21,16 @@ def exact_search(snapshot: Snapshot, queries: Floats, k: int, started: float) ->
     k = min(k, snapshot.rows)
     addresses = np.empty((len(queries), 0), np.int64)
     scores = np.empty((len(queries), 0), np.float32)
-    for number, segment in enumerate(snapshot.segments):
-        norms = segment.lookup.inverse_norms
-        for first, vectors in segment.full.blocks():
+    for number, live in enumerate(snapshot.segments):
+        norms = live.segment.lookup.inverse_norms
+        for first, vectors in live.segment.full.blocks():
             block = queries @ vectors.astype(np.float32, copy=False).T
             if norms is not None:
                 block *= norms[first : first + len(vectors)]
             rows = (number << ROW_BITS) + first + np.arange(len(vectors))
+            if live.live is not None:
+                kept = live.live[first : first + len(vectors)]
+                block, rows = block[:, kept], rows[kept]
             scores = np.concatenate([scores, block], axis=1)
             addresses = np.concatenate([addresses, np.broadcast_to(rows, block.shape)], axis=1)
             if scores.shape[1] > k:
@@ -47,8 +50,8 @@ def exact_search(snapshot: Snapshot, queries: Floats, k: int, started: float) ->
             coarse_ms=0.0,
             rescore_ms=(finished - started) * 1e3,
             queries=len(queries),
-            segments_walked=0,
-            segments_scanned=0,
+            parts_walked=0,
+            parts_scanned=0,
             rows_read=rows_read,
             bytes_read=rows_read * snapshot.row_bytes,
         ),

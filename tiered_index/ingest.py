@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from tiered_index.config import Dtype, Metric, in_range
 from tiered_index.errors import DimensionError
-from tiered_index.index import Index, index_exists, open_index
+from tiered_index.index import Index
+from tiered_index.opening import index_exists, open_index
 from tiered_index.progress import Progress
 from tiered_index.sources import Columns, Source, SourceBatch, open_source
 from tiered_index.validate.batch import Intake, RowBatch

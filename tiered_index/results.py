@@ -25,8 +25,8 @@ class SearchStats(msgspec.Struct, frozen=True, kw_only=True):
         Of it, finding candidates by prefix, and scoring full vectors.
     queries : int
         How many queries were asked.
-    segments_walked, segments_scanned : int
-        Segments whose graph was walked, and whose prefixes were all scored.
+    parts_walked, parts_scanned : int
+        Graphs that were walked, and sets of prefixes that were all scored; small segments count as one.
     rows_read, bytes_read : int
         Full vectors that were read, and their bytes.
     """
@@ -35,8 +35,8 @@ class SearchStats(msgspec.Struct, frozen=True, kw_only=True):
     coarse_ms: float
     rescore_ms: float
     queries: int
-    segments_walked: int
-    segments_scanned: int
+    parts_walked: int
+    parts_scanned: int
     rows_read: int
     bytes_read: int
 

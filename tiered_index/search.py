@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from tiered_index.full.rescore import Scorer
 from tiered_index.planner.plan import Plan
 from tiered_index.results import Hits, SearchStats
-from tiered_index.storage.snapshot import ROW_BITS, Snapshot
+from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats, prefixes_of
 
 Addresses = NDArray[np.int64]
-_ROW_MASK = (1 << ROW_BITS) - 1
 
 
 def search(snapshot: Snapshot, queries: Floats, k: int, plan: Plan, started: float) -> Hits:
@@ -51,7 +50,7 @@ def search(snapshot: Snapshot, queries: Floats, k: int, plan: Plan, started: flo
         top[i] = candidates[best]
         scores[i] = exact[best]
     finished = perf_counter()
-    if scanned == len(snapshot.segments):
+    if scanned == len(snapshot.parts):
         plan = Plan(strategy="scan", prefix_dim=plan.prefix_dim, ef=plan.ef, candidates=plan.candidates)
     return Hits(
         top,
@@ -62,8 +61,8 @@ def search(snapshot: Snapshot, queries: Floats, k: int, plan: Plan, started: flo
             coarse_ms=(rescore_started - coarse_started) * 1e3,
             rescore_ms=(finished - rescore_started) * 1e3,
             queries=len(queries),
-            segments_walked=len(snapshot.segments) - scanned,
-            segments_scanned=scanned,
+            parts_walked=len(snapshot.parts) - scanned,
+            parts_scanned=scanned,
             rows_read=addresses.size,
             bytes_read=addresses.size * snapshot.row_bytes,
         ),
@@ -71,29 +70,27 @@ def search(snapshot: Snapshot, queries: Floats, k: int, plan: Plan, started: flo
 
 
 def _candidates(snapshot: Snapshot, queries: Floats, plan: Plan) -> tuple[Addresses, int]:
-    """Return the addresses of each query's candidates, and how many segments were scanned for them."""
-    if not snapshot.segments:
-        return np.empty((len(queries), 0), np.int64), 0
+    """Return the addresses of each query's candidates, and how many parts were scanned for them."""
     prefixes = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")
-    found = [
-        segment.coarse.search(prefixes, plan.ef, min(plan.candidates, segment.rows))
-        for segment in snapshot.segments
-    ]
-    scanned = sum(part.scanned for part in found)
+    found, scores, scanned = [], [], 0
+    for part in snapshot.parts:
+        count = min(plan.candidates, part.rows)
+        best = part.tier.search(prefixes, plan.ef, count, among=part.among)
+        found.append(best.rows + part.first if part.addresses is None else part.addresses[best.rows])
+        scores.append(best.scores)
+        scanned += best.scanned
+    if not found:
+        return np.empty((len(queries), 0), np.int64), 0
     if len(found) == 1:
-        return found[0].rows, scanned
-    addresses = np.concatenate([part.rows + (i << ROW_BITS) for i, part in enumerate(found)], axis=1)
-    scores = np.concatenate([part.scores for part in found], axis=1)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, : plan.candidates]
-    return np.take_along_axis(addresses, best, axis=1), scanned
+        return found[0], scanned
+    order = np.argsort(-np.concatenate(scores, axis=1), axis=1, kind="stable")[:, : plan.candidates]
+    return np.take_along_axis(np.concatenate(found, axis=1), order, axis=1), scanned
 
 
 def _rescore(snapshot: Snapshot, scorer: Scorer, addresses: Addresses) -> Floats:
     if len(snapshot.segments) == 1:  # the address is the row
-        return snapshot.segments[0].rescore(scorer, addresses)
-    numbers = addresses >> ROW_BITS
+        return snapshot.segments[0].segment.rescore(scorer, addresses)
     scores = np.empty(len(addresses), np.float32)
-    for number in np.unique(numbers).tolist():
-        mine = np.flatnonzero(numbers == number)
-        scores[mine] = snapshot.segments[number].rescore(scorer, addresses[mine] & _ROW_MASK)
+    for number, places, rows in snapshot.split(addresses):
+        scores[places] = snapshot.segments[number].segment.rescore(scorer, rows)
     return scores

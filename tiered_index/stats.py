@@ -18,6 +18,8 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     rows, segments, generation : int
         What there is.
+    deleted_rows : int
+        Rows that were deleted but still take room until their segments are merged.
     config : IndexConfig
         The settings.
     id_kind : str or None
@@ -36,6 +38,7 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     rows: int
+    deleted_rows: int
     segments: int
     generation: int
     config: IndexConfig
@@ -53,7 +56,7 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
 def index_stats(snapshot: Snapshot) -> IndexStats:
     """Add up a snapshot's segments."""
     manifest = snapshot.manifest
-    memory = [segment.coarse.memory_bytes() for segment in snapshot.segments]
+    memory = [live.segment.coarse.memory_bytes() for live in snapshot.segments]
     disk = {
         name: sum(entry.files[name].size for entry in manifest.segments)
         for name in (ROWS_FILE, COARSE_FILE, LOOKUP_FILE)
@@ -61,6 +64,7 @@ def index_stats(snapshot: Snapshot) -> IndexStats:
     node_bytes = graph_node_bytes(manifest.config.graph_degree)
     return IndexStats(
         rows=snapshot.rows,
+        deleted_rows=sum(len(live.deleted) for live in snapshot.segments),
         segments=len(snapshot.segments),
         generation=manifest.generation,
         config=manifest.config,

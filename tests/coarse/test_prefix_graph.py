@@ -49,7 +49,7 @@ def as_bf16(x: np.ndarray) -> np.ndarray:
 def test_a_scan_scores_the_prefixes_of_the_codes(
     path: Path, prefixes: np.ndarray, asked: np.ndarray, dim: int
 ) -> None:
-    tier = CoarseTier(str(path), WIDTH, ROWS)
+    tier = CoarseTier.open(str(path), WIDTH, ROWS)
     query = np.ascontiguousarray(asked[:, :dim])
     found = tier.search(query, 20, 20, scan=True)
     assert found.scanned
@@ -60,7 +60,7 @@ def test_a_scan_scores_the_prefixes_of_the_codes(
 
 @pytest.mark.parametrize("dim", [16, WIDTH])
 def test_a_walk_finds_what_a_scan_finds(path: Path, asked: np.ndarray, dim: int) -> None:
-    tier = CoarseTier(str(path), WIDTH, ROWS)
+    tier = CoarseTier.open(str(path), WIDTH, ROWS)
     query = np.ascontiguousarray(asked[:, :dim])
     walked = tier.search(query, 100, 10)
     assert not walked.scanned
@@ -71,12 +71,12 @@ def test_faiss_itself_reads_the_file(path: Path, asked: np.ndarray) -> None:
     theirs = faiss.read_index(str(path))
     assert isinstance(theirs, faiss.IndexHNSWSQ)
     _, rows = theirs.search(asked, 10, params=faiss.SearchParametersHNSW(efSearch=100))
-    tier = CoarseTier(str(path), WIDTH, ROWS)
+    tier = CoarseTier.open(str(path), WIDTH, ROWS)
     assert rows.tolist() == tier.search(asked, 100, 10).rows.tolist()
 
 
 def test_codes_and_links_are_views_of_the_file(path: Path, asked: np.ndarray) -> None:
-    tier = CoarseTier(str(path), WIDTH, ROWS)
+    tier = CoarseTier.open(str(path), WIDTH, ROWS)
     for dim in (8, 16, 40, WIDTH):
         tier.search(np.ascontiguousarray(asked[:1, :dim]), 20, 10)
     for flat, graph in tier._views.values():
@@ -87,13 +87,13 @@ def test_codes_and_links_are_views_of_the_file(path: Path, asked: np.ndarray) ->
 def test_few_rows_get_no_graph(tmp_path: Path, prefixes: np.ndarray, asked: np.ndarray) -> None:
     file = tmp_path / "flat.faiss"
     assert not build(file, prefixes[: GRAPH_MIN_ROWS - 1])
-    tier = CoarseTier(str(file), WIDTH, GRAPH_MIN_ROWS - 1)
+    tier = CoarseTier.open(str(file), WIDTH, GRAPH_MIN_ROWS - 1)
     assert not tier.has_graph
     assert tier.search(asked, 10, 10).scanned
 
 
 def test_a_walk_that_would_see_every_row_is_a_scan(path: Path, asked: np.ndarray) -> None:
-    tier = CoarseTier(str(path), WIDTH, ROWS)
+    tier = CoarseTier.open(str(path), WIDTH, ROWS)
     assert not tier.search(asked, ROWS // SCAN_ROWS_PER_EF - 1, 10).scanned
     everything = tier.search(asked[:1], ROWS // SCAN_ROWS_PER_EF + 1, ROWS)
     assert everything.scanned
@@ -107,7 +107,7 @@ def test_parts_that_a_walk_cannot_reach_are_scanned(tmp_path: Path) -> None:
     cloud += draw.normal(scale=1e-4, size=cloud.shape).astype(np.float32)
     file = tmp_path / "islands.faiss"
     build(file, cloud)
-    tier = CoarseTier(str(file), 16, len(cloud))
+    tier = CoarseTier.open(str(file), 16, len(cloud))
     found = tier.search(cloud[:40], 150, 150)
     assert found.rows.min() >= 0
 
@@ -115,14 +115,14 @@ def test_parts_that_a_walk_cannot_reach_are_scanned(tmp_path: Path) -> None:
 def test_another_shape_is_corrupt(path: Path, tmp_path: Path) -> None:
     for width, rows in ((WIDTH, ROWS - 1), (WIDTH + 8, ROWS)):
         with pytest.raises(ti.CorruptIndexError, match=r"coarse\.faiss"):
-            CoarseTier(str(path), width, rows)
+            CoarseTier.open(str(path), width, rows)
     other = tmp_path / "other.faiss"
     faiss.write_index(faiss.IndexScalarQuantizer(8, faiss.ScalarQuantizer.QT_fp16), str(other))
     with pytest.raises(ti.CorruptIndexError, match="not bf16"):
-        CoarseTier(str(other), 8, 0)
+        CoarseTier.open(str(other), 8, 0)
     other.write_bytes(b"nonsense" * 10)
     with pytest.raises(ti.CorruptIndexError, match=r"other\.faiss"):
-        CoarseTier(str(other), 8, 0)
+        CoarseTier.open(str(other), 8, 0)
 
 
 def test_an_error_while_writing_is_raised(prefixes: np.ndarray) -> None:

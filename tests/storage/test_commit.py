@@ -72,12 +72,12 @@ def test_a_failed_write_leaves_the_index_as_it_was(
 ) -> None:
     index = make_index()
     index.add(np.arange(20), vectors[:20])
-    index._store.files = FullDisk(ending)
+    index._current.store.files = FullDisk(ending)
     with pytest.raises(ti.StorageError, match="No space left"):
         index.add(np.arange(20, 40), vectors[20:40])
     assert len(index) == 20
     assert not list((index.path / "manifests").glob("*.tmp"))
     assert len(list((index.path / "segments").iterdir())) == 1
-    index._store.files = Files()
+    index._current.store.files = Files()
     index.add(np.arange(20, 40), vectors[20:40])
     assert len(index) == 40

@@ -32,7 +32,9 @@ def manifest() -> Manifest:
         config=make_config(64, prefix_dim=32),
         id_kind="str",
         metadata_schema=encode_schema(schema),
-        segments=(SegmentEntry("s", 3, False, {"rows.parquet": FileEntry(10, "00" * 16)}),),
+        segments=(
+            SegmentEntry("s", 3, False, {"rows.parquet": FileEntry(10, "00" * 16)}, FileEntry(5, "11" * 16)),
+        ),
     )
 
 

@@ -122,6 +122,30 @@ def codes_of(index: Any) -> Any:
     return faiss.downcast_index(index.storage) if is_graph(index) else index
 
 
+def codes_array(index: Any) -> NDArray[np.uint8]:
+    """Return an index's codes, shape (rows, bytes a code), as a view that lives as long as the index."""
+    storage = codes_of(index)
+    shape = (int(storage.ntotal), int(storage.code_size))
+    if not shape[0]:
+        return np.empty(shape, np.uint8)
+    flat: NDArray[np.uint8] = faiss.rev_swig_ptr(storage.codes.data(), shape[0] * shape[1])
+    return flat.reshape(shape)
+
+
+def encode(prefixes: Floats) -> NDArray[np.uint8]:
+    """Return the bf16 codes of prefixes, shape (n, bytes a code)."""
+    codes: NDArray[np.uint8] = new_flat(prefixes.shape[1]).sa_encode(np.ascontiguousarray(prefixes))
+    return codes
+
+
+def flat_of(codes: NDArray[np.uint8]) -> Any:
+    """Return a flat index of a copy of `codes`."""
+    index = new_flat(codes.shape[1] // CODE_BYTES_PER_DIM)
+    if len(codes):
+        index.add_sa_codes(np.ascontiguousarray(codes))
+    return index
+
+
 def flat_view(index: Any, dim: int) -> Any:
     """Return a flat index that scores the first `dim` dimensions of `index`'s codes."""
     storage = codes_of(index)
@@ -142,9 +166,19 @@ def graph_view(index: Any, flat: Any) -> Any:
     return view
 
 
-def search_parameters(ef: int) -> Any:
-    """Return the parameters of a walk; they are read only, so one object serves every thread."""
-    return faiss.SearchParametersHNSW(efSearch=ef)
+def search_parameters(ef: int | None, selector: Any | None = None) -> Any:
+    """Return the parameters of a walk, or of a scan (`ef` None), among the selected rows.
+
+    They are read only, so one object serves every thread.
+    """
+    if ef is None:
+        return faiss.SearchParameters(sel=selector)
+    return faiss.SearchParametersHNSW(efSearch=ef, sel=selector)
+
+
+def row_selector(bits: NDArray[np.uint8]) -> Any:
+    """Return a selector of the rows whose bits are set, lowest bit first; `bits` must outlive it."""
+    return faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
 
 
 def search(index: Any, prefixes: Floats, count: int, parameters: Any | None = None) -> tuple[Rows, Floats]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -24,6 +24,29 @@ _ADD_ROWS = 32_768
 """Rows that are linked at a time: each call to FAISS prepares a lock for every node there is."""
 
 _parameters = lru_cache(maxsize=256)(_faiss.search_parameters)
+
+
+class Selection:
+    """Rows that may be found, of one segment.
+
+    Parameters
+    ----------
+    selected : ndarray, shape (rows,), bool
+        Which.
+    """
+
+    def __init__(self, selected: NDArray[np.bool_]) -> None:
+        self.count = int(np.count_nonzero(selected))
+        self._bits = np.packbits(selected, bitorder="little")
+        self._selector = _faiss.row_selector(self._bits)
+        self._by_ef: dict[int | None, Any] = {}
+
+    def parameters(self, ef: int | None) -> Any:
+        """Return FAISS's parameters for a walk, or for a scan where `ef` is None."""
+        found = self._by_ef.get(ef)
+        if found is None:
+            found = self._by_ef.setdefault(ef, _faiss.search_parameters(ef, self._selector))
+        return found
 
 
 class Candidates(NamedTuple):
@@ -76,6 +99,11 @@ class CoarseBuilder:
         _faiss.write(self._index, sink)
         return _faiss.is_graph(self._index)
 
+    @staticmethod
+    def encode(prefixes: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Return the codes of prefixes, shape (n, 2 prefix_dim)."""
+        return _faiss.encode(prefixes)
+
     def _flush(self) -> None:
         if self._index is None:
             self._index = (
@@ -90,37 +118,65 @@ class CoarseBuilder:
 
 
 class CoarseTier:
-    """A segment's codes and graph, mapped from its file and shared with every process that maps it.
+    """Codes, perhaps under a graph, searched at any prefix dimension.
 
     Parameters
     ----------
-    path : str
-        A FAISS index file that :class:`CoarseBuilder` wrote.
-    prefix_dim : int
-        Length of the codes in it.
-    rows : int
-        How many it must hold.
-
-    Raises
-    ------
-    CorruptIndexError
-        The file is not such an index, or holds another number of rows or dimensions.
+    index : faiss index
+        From :meth:`open` or :meth:`gathered`.
     """
 
-    def __init__(self, path: str, prefix_dim: int, rows: int) -> None:
-        self._index = _faiss.read_mapped(path)
-        if (self._index.d, self._index.ntotal) != (prefix_dim, rows):
+    def __init__(self, index: Any) -> None:
+        self._index = index
+        self.prefix_dim = int(index.d)
+        self.rows = int(index.ntotal)
+        self.has_graph = _faiss.is_graph(index)
+        self._views: dict[int, tuple[Any, Any]] = {}
+
+    @classmethod
+    def open(cls, path: str, prefix_dim: int, rows: int) -> CoarseTier:
+        """Map a segment's codes and graph from its file; every process that maps it shares them.
+
+        Parameters
+        ----------
+        path : str
+            A FAISS index file that :class:`CoarseBuilder` wrote.
+        prefix_dim : int
+            Length of the codes in it.
+        rows : int
+            How many it must hold.
+
+        Raises
+        ------
+        CorruptIndexError
+            The file is not such an index, or holds another number of rows or dimensions.
+        """
+        index = _faiss.read_mapped(path)
+        if (index.d, index.ntotal) != (prefix_dim, rows):
             raise CorruptIndexError(
-                f"{path}: {self._index.ntotal} codes of {self._index.d} dimensions, "
+                f"{path}: {index.ntotal} codes of {index.d} dimensions, "
                 f"where {rows} of {prefix_dim} were written"
             )
-        self.prefix_dim = prefix_dim
-        self.rows = rows
-        self.has_graph = _faiss.is_graph(self._index)
-        self._views: dict[int, tuple[Any, Any]] = {}
-        self._views_lock = threading.Lock()
+        return cls(index)
 
-    def search(self, prefixes: NDArray[np.float32], ef: int, count: int, *, scan: bool = False) -> Candidates:
+    @classmethod
+    def gathered(cls, parts: Sequence[tuple[CoarseTier, NDArray[np.int64]]]) -> CoarseTier:
+        """Copy some rows of several tiers into one array of codes in memory, in that order."""
+        return cls(_faiss.flat_of(np.concatenate([tier.codes()[rows] for tier, rows in parts])))
+
+    def codes(self) -> NDArray[np.uint8]:
+        """Return the codes, shape (rows, 2 prefix_dim), as a view that lives as long as the tier."""
+        return _faiss.codes_array(self._index)
+
+    def search(
+        self,
+        prefixes: NDArray[np.float32],
+        ef: int,
+        count: int,
+        *,
+        scan: bool = False,
+        among: Selection | None = None,
+    ) -> Candidates:
         """Find each prefix's best `count` rows.
 
         Parameters
@@ -133,15 +189,19 @@ class CoarseTier:
             How many rows a query, at most ``rows``.
         scan : bool
             Score every code even where there is a graph.
+        among : Selection, optional
+            Find these rows only; `count` is at most as many.
         """
         flat, graph = self._view(prefixes.shape[1])
         ef = max(ef, count)
         if graph is not None and not scan and self.rows > SCAN_ROWS_PER_EF * ef:
-            rows, scores = _faiss.search(graph, prefixes, count, _parameters(ef))
+            parameters = _parameters(ef) if among is None else among.parameters(ef)
+            rows, scores = _faiss.search(graph, prefixes, count, parameters)
             if rows[:, -1].min() >= 0:
                 return Candidates(rows, scores, scanned=False)
             # Fewer than asked for: the graph has parts that the walk did not reach.
-        rows, scores = _faiss.search(flat, prefixes, count)
+        parameters = None if among is None else among.parameters(None)
+        rows, scores = _faiss.search(flat, prefixes, count, parameters)
         return Candidates(rows, scores, scanned=True)
 
     def memory_bytes(self) -> tuple[int, int]:
@@ -151,8 +211,8 @@ class CoarseTier:
     def _view(self, dim: int) -> tuple[Any, Any]:
         view = self._views.get(dim)
         if view is None:
-            with self._views_lock:
-                flat = _faiss.flat_view(self._index, dim)
-                view = (flat, _faiss.graph_view(self._index, flat) if self.has_graph else None)
-                self._views[dim] = view
+            # No lock: two threads may both make one, and a lock that is held during a fork stays held
+            flat = _faiss.flat_view(self._index, dim)
+            graph = _faiss.graph_view(self._index, flat) if self.has_graph else None
+            view = self._views.setdefault(dim, (flat, graph))
         return view

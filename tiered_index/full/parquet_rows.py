@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tiered_index.config import Dtype
-from tiered_index.errors import CorruptIndexError, LayoutError
+from tiered_index.errors import CorruptIndexError, IndexClosedError, LayoutError
 from tiered_index.full.parquet_writer import ROW_GROUP_ROWS, vector_type
 from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
 
@@ -52,7 +52,11 @@ class ParquetRows:
         self._dim = dim
         self._dtype = np.dtype(dtype)
         self._row_bytes = dim * self._dtype.itemsize
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = -1
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
         try:
             self._open(dim, dtype)
         except BaseException:
@@ -74,6 +78,7 @@ class ParquetRows:
         found = self._parquet.metadata.num_rows
         if found != self.rows:
             raise CorruptIndexError(f"{self.path}: {found} rows, where {self.rows} were written")
+        self._size = len(random)
         # Rows lie at any byte offset: one void item a byte, each as long as a row, makes them one gather.
         self._any_offset: NDArray[Any] = np.ndarray(
             (len(random) - self._row_bytes + 1,), f"V{self._row_bytes}", buffer=random, strides=(1,)
@@ -85,7 +90,15 @@ class ParquetRows:
         return self._parquet.schema_arrow
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Return a copy of the vectors of `rows`, in that order, shape (len(rows), dim)."""
+        """Return a copy of the vectors of `rows`, in that order, shape (len(rows), dim).
+
+        Raises
+        ------
+        CorruptIndexError
+            The file has become shorter: to touch what is gone would end the process (SIGBUS). Asking for
+            the size costs 0.4 us a call, where reading 96 rows by pread instead of the mapping costs 60.
+        """
+        check_not_shorter(self._fd, self._size, self.path)
         offsets = self._bases[rows >> _GROUP_SHIFT] + (rows & _GROUP_MASK) * self._row_bytes
         raw: NDArray[Any] = self._any_offset[offsets]
         return raw.view(self._dtype).reshape(len(rows), self._dim)
@@ -113,15 +126,23 @@ class ParquetRows:
         places = which * ROW_GROUP_ROWS + (rows & _GROUP_MASK)  # only the file's last group is shorter
         return table.select(list(names)).take(pa.array(places))
 
-    def size(self) -> int:
-        """Return the file's size in bytes."""
-        return len(self._mapping)
-
     def close(self) -> None:
         """Close the descriptor; mappings go when the last array over them does."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def check_not_shorter(fd: int, size: int, path: str) -> None:
+    """Raise CorruptIndexError if a mapped file has been cut, IndexClosedError if it was closed."""
+    if fd < 0:
+        raise IndexClosedError(f"{path}: the index was closed")
+    found = os.fstat(fd).st_size
+    if found < size:
+        raise CorruptIndexError(f"{path}: was cut to {found} bytes, of {size}, while it was open")
 
 
 def _vector_offsets(

@@ -22,10 +22,11 @@ from tiered_index.config import IndexConfig
 from tiered_index.errors import (
     CommitUncertainError,
     CorruptIndexError,
+    GenerationNotFoundError,
     IndexLockedError,
     IndexNotFoundError,
     NotAnIndexError,
-    StorageError,
+    storage_error,
 )
 from tiered_index.storage.files import Files
 from tiered_index.storage.manifest import (
@@ -36,6 +37,8 @@ from tiered_index.storage.manifest import (
     file_name,
     generation_of,
 )
+from tiered_index.storage.segment import MissingFileError
+from tiered_index.storage.snapshot import Snapshot
 
 MANIFESTS = "manifests"
 SEGMENTS = "segments"
@@ -55,6 +58,8 @@ class Store:
     def __init__(self, root: Path, files: Files) -> None:
         self.root = root
         self.files = files
+        self.unfinished: set[str] = set()
+        """Names of segments that are being written: no manifest names them yet, and they are no garbage."""
         self.manifests = root / MANIFESTS
         self.segments = root / SEGMENTS
 
@@ -71,7 +76,7 @@ class Store:
         if not self.root.is_dir():
             raise NotAnIndexError(f"{self.root}: is a file; an index is a folder")
         names = set(self.files.names(self.root))
-        if MANIFESTS in names and self._generations():
+        if MANIFESTS in names and self.generations():
             return True
         strangers = names - {MANIFESTS, SEGMENTS, "lock"}
         if strangers:
@@ -90,7 +95,7 @@ class Store:
             self.files.sync_folder(self.root)
             self.files.sync_folder(self.root.parent)
         except OSError as error:
-            raise StorageError(f"{self.root}: cannot make the index: {error}") from error
+            raise storage_error(f"{self.root}: cannot make the index", error) from error
         manifest = Manifest(
             format=FORMAT_VERSION,
             store_id=secrets.token_hex(16),
@@ -115,18 +120,59 @@ class Store:
         CorruptIndexError
             It is damaged: an older one never takes its place silently.
         """
-        generations = self._generations()
+        generations = self.generations()
         if not generations:
             raise IndexNotFoundError(f"{self.root}: there is no index here")
-        path = self.manifests / file_name(generations[-1])
+        return self.manifest(generations[-1])
+
+    def manifest(self, generation: int) -> Manifest:
+        """Read a generation's manifest.
+
+        Raises
+        ------
+        GenerationNotFoundError
+            It was never committed, or is no longer kept.
+        CorruptIndexError
+            It is damaged.
+        """
+        path = self.manifests / file_name(generation)
         try:
             data = self.files.read(path)
+        except FileNotFoundError as error:
+            kept = ", ".join(map(str, self.generations()))
+            raise GenerationNotFoundError(
+                f"{self.root}: generation {generation} is not kept; there are {kept}"
+            ) from error
         except OSError as error:
             raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
         manifest = decode(data, str(path))
-        if manifest.generation != generations[-1]:
+        if manifest.generation != generation:
             raise CorruptIndexError(f"{path}: holds generation {manifest.generation}")
         return manifest
+
+    def snapshot(self, earlier: Snapshot | None = None) -> Snapshot:
+        """Open the newest generation, taking over what `earlier` has open of it.
+
+        A writer may commit and collect between the reading of a manifest and the opening of its files;
+        then there is a newer manifest, and that is opened.
+        """
+        manifest = self.newest()
+        while True:
+            try:
+                return Snapshot(manifest, self.segments, earlier)
+            except MissingFileError:
+                newer = self.newest()
+                if newer.generation == manifest.generation:
+                    raise
+                manifest = newer
+
+    def generations(self) -> list[int]:
+        """Return the generations that have a manifest, oldest first."""
+        try:
+            names = self.files.names(self.manifests)
+        except FileNotFoundError:
+            return []
+        return sorted(g for g in map(generation_of, names) if g is not None)
 
     def commit(self, previous: Manifest, **changes: object) -> Manifest:
         """Publish the generation after `previous`, with `changes` to its fields.
@@ -165,7 +211,7 @@ class Store:
         except OSError as error:
             with suppress(OSError):
                 self.files.unlink(temporary)
-            raise StorageError(f"{temporary}: cannot write the manifest: {error}") from error
+            raise storage_error(f"{temporary}: cannot write the manifest", error) from error
         try:
             self.files.link(temporary, target)
         except FileExistsError as error:
@@ -179,13 +225,6 @@ class Store:
             raise CommitUncertainError(f"{target}: syncing its folder failed: {error}") from error
         with suppress(OSError):
             self.files.unlink(temporary)
-
-    def _generations(self) -> list[int]:
-        try:
-            names = self.files.names(self.manifests)
-        except FileNotFoundError:
-            return []
-        return sorted(g for g in map(generation_of, names) if g is not None)
 
 
 def _now() -> str:

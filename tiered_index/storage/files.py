@@ -17,6 +17,11 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     xxh3_128: str
 
 
+def entry_of(data: bytes | memoryview) -> FileEntry:
+    """Return size and digest of bytes."""
+    return FileEntry(len(data), xxhash.xxh3_128_hexdigest(data))
+
+
 class Files:
     """The file system, as little of it as the index needs.
 

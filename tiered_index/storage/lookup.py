@@ -43,7 +43,7 @@ class LookupBuilder:
     def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
         """Return the row of each id among those added so far, or -1."""
         found = np.full(len(keys), NOT_FOUND, np.int64)
-        for sorted_keys, sorted_rows in self._runs:
+        for sorted_keys, sorted_rows in self._runs:  # oldest first
             rows = _find(ids, keys, sorted_keys, sorted_rows, self._take)
             found = np.where(rows >= 0, rows, found)
         return found
@@ -52,7 +52,8 @@ class LookupBuilder:
         """Write the Arrow file."""
         runs = self._runs
         while len(runs) > 1:
-            runs.append(_merge(runs.pop(), runs.pop()))
+            later = runs.pop()
+            runs.append(_merge(runs.pop(), later))
         keys, rows = runs[0] if runs else (np.empty(0, np.uint64), np.empty(0, np.uint32))
         columns: dict[str, pa.Array] = {
             "id": pa.concat_arrays(self._ids) if self._ids else pa.array([], id_type),
@@ -121,11 +122,12 @@ class Lookup:
 def _find(
     ids: pa.Array, keys: Keys, sorted_keys: Keys, sorted_rows: NDArray[np.uint32], take: Any
 ) -> NDArray[np.int64]:
+    # An id stands twice if its first row was deleted in the same batch: the last of equals is the one.
     found = np.full(len(keys), NOT_FOUND, np.int64)
-    places = np.searchsorted(sorted_keys, keys)
+    places = np.searchsorted(sorted_keys, keys, side="right") - 1
     open_ = np.arange(len(keys))
     while len(open_):
-        open_ = open_[places[open_] < len(sorted_keys)]
+        open_ = open_[places[open_] >= 0]
         open_ = open_[sorted_keys[places[open_]] == keys[open_]]
         if not len(open_):
             break
@@ -133,11 +135,11 @@ def _find(
         if pa.types.is_int64(ids.type):  # the key is the id
             found[open_] = rows
             break
-        # Two strings may share a key: compare the strings, and go on to the next of the same key.
+        # Two strings may share a key: compare the strings, and go on to the one before of the same key.
         same = pc.equal(take(rows), ids.take(pa.array(open_))).to_numpy(zero_copy_only=False)
         found[open_[same]] = rows[same]
         open_ = open_[~same]
-        places[open_] += 1
+        places[open_] -= 1
     return found
 
 

@@ -18,6 +18,24 @@ _SUFFIX = ".json"
 _DIGEST = b',\n "digest": "xxh3-128:%s"\n}\n'
 
 
+class Tombstones(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The deleted rows of a segment, as of one generation.
+
+    Attributes
+    ----------
+    file : str
+        A serialised roaring bitmap in the segment's folder.
+    rows : int
+        How many rows it holds.
+    entry : FileEntry
+        Size and digest of the file.
+    """
+
+    file: str
+    rows: int
+    entry: FileEntry
+
+
 class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A segment as the manifest names it.
 
@@ -31,12 +49,28 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Whether coarse.faiss holds a graph, or codes alone.
     files : dict of str to FileEntry
         Size and digest of each file.
+    footer : FileEntry
+        Size and digest of the end of rows.parquet, which is read before its vectors can be.
+    tombstones : Tombstones or None
+        Rows that were deleted since.
     """
 
     name: str
     rows: int
     has_graph: bool
     files: dict[str, FileEntry]
+    footer: FileEntry
+    tombstones: Tombstones | None = None
+
+    @property
+    def version(self) -> tuple[str, str | None]:
+        """What tells the segment as of this generation from itself as of others."""
+        return self.name, self.tombstones.file if self.tombstones else None
+
+    @property
+    def live_rows(self) -> int:
+        """How many rows are not deleted."""
+        return self.rows - (self.tombstones.rows if self.tombstones else 0)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

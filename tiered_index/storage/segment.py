@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -12,20 +14,23 @@ from numpy.typing import NDArray
 
 from tiered_index.coarse.prefix_graph import CoarseBuilder, CoarseTier
 from tiered_index.config import IdKind, IndexConfig
-from tiered_index.errors import CorruptIndexError, DuplicateIdError
+from tiered_index.errors import CorruptIndexError
 from tiered_index.full.parquet_rows import ParquetRows
 from tiered_index.full.parquet_writer import ParquetRowsWriter, file_schema
 from tiered_index.full.rescore import Scorer
-from tiered_index.storage.files import Files, HashingFile
+from tiered_index.storage.files import FileEntry, Files, HashingFile, entry_of
 from tiered_index.storage.lookup import Lookup, LookupBuilder
 from tiered_index.storage.manifest import SegmentEntry
 from tiered_index.validate.batch import RowBatch
-from tiered_index.validate.ids import ID_TYPES
+from tiered_index.validate.ids import ID_TYPES, Keys
 
 ROWS_FILE = "rows.parquet"
 COARSE_FILE = "coarse.faiss"
 LOOKUP_FILE = "lookup.arrow"
 FILE_NAMES = (ROWS_FILE, COARSE_FILE, LOOKUP_FILE)
+
+_PARQUET_TAIL = 8
+"""Bytes after the footer: its length, and the magic number."""
 
 
 class SegmentWriter:
@@ -69,20 +74,12 @@ class SegmentWriter:
         """How many rows were appended."""
         return self._lookup.rows
 
-    def append(self, batch: RowBatch) -> None:
-        """Add rows.
+    def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
+        """Return the row at which each id was last appended, or -1."""
+        return self._lookup.find(ids, keys)
 
-        Raises
-        ------
-        DuplicateIdError
-            An id was appended before.
-        """
-        known = np.flatnonzero(self._lookup.find(batch.ids, batch.keys) >= 0)
-        if len(known):
-            raise DuplicateIdError(
-                f"id {batch.ids[int(known[0])].as_py()!r} came before in the same write",
-                (known + batch.first_row).tolist(),
-            )
+    def append(self, batch: RowBatch) -> None:
+        """Add rows."""
         self._lookup.append(batch.ids, batch.keys, batch.vectors.inverse_norms)
         self._rows.append(batch.ids, batch.metadata, batch.vectors.stored)
         self._coarse.add(batch.vectors.prefixes)
@@ -99,7 +96,8 @@ class SegmentWriter:
         entries[LOOKUP_FILE] = lookup.finish()
         self._files.sync_folder(self._folder)
         self._files.sync_folder(self._folder.parent)
-        return SegmentEntry(self.name, self.rows, has_graph, entries)
+        footer = read_footer(self._folder / ROWS_FILE)
+        return SegmentEntry(self.name, self.rows, has_graph, entries, footer)
 
     def abandon(self) -> None:
         """Remove what was written; what cannot be removed is left, and counts for nothing."""
@@ -116,8 +114,21 @@ def remove_segment(files: Files, folder: Path) -> None:
         files.remove_folder(folder)
 
 
+def read_footer(path: Path) -> FileEntry:
+    """Return size and digest of a Parquet file's footer: all that is parsed to find the vectors."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(size - _PARQUET_TAIL, 0))
+        length = int.from_bytes(file.read(4), "little") + _PARQUET_TAIL
+        file.seek(max(size - length, 0))
+        return entry_of(file.read())
+
+
 class Segment:
     """A segment, open for reading.
+
+    Every byte that is parsed was compared with its digest before: codes, graph and lookup whole, of
+    rows.parquet the footer. Vectors are not parsed; :mod:`tiered_index.storage.verify` compares them.
 
     Parameters
     ----------
@@ -135,18 +146,15 @@ class Segment:
     """
 
     def __init__(self, folder: Path, entry: SegmentEntry, config: IndexConfig) -> None:
-        self.entry = entry
+        self.name = entry.name
         self.rows = entry.rows
-        self._config = config
-        for name in FILE_NAMES:
-            path = folder / name
-            try:
-                size = path.stat().st_size
-            except FileNotFoundError as error:
-                raise CorruptIndexError(f"{path}: missing") from error
-            if size != entry.files[name].size:
-                raise CorruptIndexError(f"{path}: {size} bytes, where {entry.files[name].size} were written")
-        self.coarse = CoarseTier(str(folder / COARSE_FILE), config.prefix_dim, entry.rows)
+        self.folder = folder
+        for name in (COARSE_FILE, LOOKUP_FILE):
+            check_digest(folder / name, entry.files[name])
+        check_size(folder / ROWS_FILE, entry.files[ROWS_FILE])
+        if read_footer(folder / ROWS_FILE) != entry.footer:
+            raise CorruptIndexError(f"{folder / ROWS_FILE}: the footer's digest is wrong")
+        self.coarse = CoarseTier.open(str(folder / COARSE_FILE), config.prefix_dim, entry.rows)
         if self.coarse.has_graph != entry.has_graph:
             raise CorruptIndexError(
                 f"{folder / COARSE_FILE}: a graph is missing, or there where none was written"
@@ -162,3 +170,35 @@ class Segment:
     def close(self) -> None:
         """Let go of the files; arrays that were handed out stay valid."""
         self.full.close()
+
+
+def check_size(path: Path, entry: FileEntry) -> None:
+    """Raise CorruptIndexError unless a file is there and as long as it was written."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path}: missing") from error
+    except OSError as error:
+        raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
+    if size != entry.size:
+        raise CorruptIndexError(f"{path}: {size} bytes, where {entry.size} were written")
+
+
+def check_digest(path: Path, entry: FileEntry) -> None:
+    """Raise CorruptIndexError unless a file's bytes are those that were written."""
+    check_size(path, entry)
+    try:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
+            memoryview(mapping) as view,
+        ):
+            found = entry_of(view)
+    except (OSError, ValueError) as error:
+        raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
+    if found != entry:
+        raise CorruptIndexError(f"{path}: the digest is wrong")
+
+
+class MissingFileError(CorruptIndexError):
+    """A file that a manifest names is not there; it may have been collected meanwhile."""

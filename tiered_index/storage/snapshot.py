@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tiered_index.coarse.prefix_graph import CoarseTier, Selection
 from tiered_index.full.parquet_writer import file_schema
+from tiered_index.storage.live import LiveSegment
 from tiered_index.storage.lookup import NOT_FOUND
 from tiered_index.storage.manifest import Manifest
 from tiered_index.storage.segment import Segment
@@ -19,6 +21,33 @@ from tiered_index.validate.metadata import VECTOR_COLUMN
 
 ROW_BITS = 32
 _ROW_MASK = (1 << ROW_BITS) - 1
+
+MAX_GATHERED_ROWS = 16_384
+"""Rows of segments without a graph that are copied together, to be scanned in one call: 8 MB of codes."""
+
+
+class CoarsePart(NamedTuple):
+    """Something the coarse tier searches in one call.
+
+    Attributes
+    ----------
+    tier : CoarseTier
+        Codes, perhaps under a graph.
+    rows : int
+        How many of its rows may be found.
+    among : Selection or None
+        Which; None for all.
+    first : int
+        Address of its row 0, if its rows are those of a segment.
+    addresses : ndarray or None
+        Address of each row otherwise.
+    """
+
+    tier: CoarseTier
+    rows: int
+    among: Selection | None
+    first: int
+    addresses: NDArray[np.int64] | None
 
 
 class Snapshot:
@@ -32,38 +61,48 @@ class Snapshot:
         The generation.
     folder : Path
         The ``segments`` folder.
-    opened : iterable of Segment
-        Segments of an earlier snapshot, to be used again where this generation still names them.
+    earlier : Snapshot, optional
+        An open one, whose segments are used again where this generation still names them.
+
+    Raises
+    ------
+    CorruptIndexError
+        A file is missing or not what was written.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path, opened: Iterable[Segment] = ()) -> None:
-        known = {segment.entry.name: segment for segment in opened}
+    def __init__(self, manifest: Manifest, folder: Path, earlier: Snapshot | None = None) -> None:
+        known = {live.entry.version: live for live in earlier.segments} if earlier is not None else {}
+        opened = {live.segment.name: live.segment for live in known.values()}
         self.manifest = manifest
         self.config = manifest.config
         self.schema = manifest.schema()
-        self.segments = tuple(
-            known.get(entry.name) or Segment(folder / entry.name, entry, manifest.config)
+        self.segments: tuple[LiveSegment, ...] = tuple(
+            known.get(entry.version)
+            or LiveSegment(
+                opened.get(entry.name) or Segment(folder / entry.name, entry, manifest.config), entry
+            )
             for entry in manifest.segments
         )
         self.row_bytes = self.config.store_dim * np.dtype(self.config.dtype).itemsize
-        self.rows = sum(segment.rows for segment in self.segments)
+        self.rows = sum(live.rows for live in self.segments)
+        self.parts = tuple(_parts(self.segments))
 
     def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
         """Return the address of each id, or -1."""
         found = np.full(len(keys), NOT_FOUND, np.int64)
-        for number, segment in enumerate(self.segments):
-            rows = segment.lookup.find(ids, keys)
+        for number, live in enumerate(self.segments):
+            rows = live.find(ids, keys)
             found = np.where(rows >= 0, rows + (number << ROW_BITS), found)
         return found
 
     def ids(self, addresses: NDArray[np.int64]) -> NDArray[Any]:
         """Return the ids at `addresses`: an array of str objects, or of int64."""
         if len(self.segments) == 1:
-            return self.segments[0].lookup.values(addresses)
+            return self.segments[0].segment.lookup.values(addresses)
         kind = self.manifest.id_kind
         ids = np.empty(len(addresses), np.int64 if kind == "int64" else np.object_)
-        for number, places, rows in self._by_segment(addresses):
-            ids[places] = self.segments[number].lookup.values(rows)
+        for number, places, rows in self.split(addresses):
+            ids[places] = self.segments[number].segment.lookup.values(rows)
         return ids
 
     def table(self, addresses: NDArray[np.int64], *, vectors: bool) -> pa.Table:
@@ -75,8 +114,8 @@ class Snapshot:
             wanted = wanted.remove(len(wanted) - 1)
         parts = [wanted.empty_table()]
         order = []
-        for number, places, rows in self._by_segment(addresses):
-            segment = self.segments[number]
+        for number, places, rows in self.split(addresses):
+            segment = self.segments[number].segment
             columns = [segment.lookup.ids(rows)]
             if len(metadata):
                 columns += segment.full.columns(metadata.names, rows).columns
@@ -90,20 +129,43 @@ class Snapshot:
             table = table.take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
         return table.combine_chunks()
 
-    def close(self) -> None:
-        """Close every segment."""
-        for segment in self.segments:
-            segment.close()
-
-    def _by_segment(
+    def split(
         self, addresses: NDArray[np.int64]
-    ) -> list[tuple[int, NDArray[np.intp], NDArray[np.int64]]]:
+    ) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.int64]]]:
         """Split addresses into (segment, places in `addresses`, rows of the segment)."""
         numbers = addresses >> ROW_BITS
         if len(self.segments) == 1:
-            return [(0, np.arange(len(addresses)), addresses)] if len(addresses) else []
-        split = []
+            if len(addresses):
+                yield 0, np.arange(len(addresses)), addresses
+            return
         for number in np.unique(numbers).tolist():
             places = np.flatnonzero(numbers == number)
-            split.append((number, places, addresses[places] & _ROW_MASK))
-        return split
+            yield number, places, addresses[places] & _ROW_MASK
+
+    def close(self, still_open: Snapshot | None = None) -> None:
+        """Close every segment that `still_open` does not share."""
+        kept = {live.segment.name for live in still_open.segments} if still_open is not None else set()
+        for live in self.segments:
+            if live.segment.name not in kept:
+                live.segment.close()
+
+
+def _parts(segments: tuple[LiveSegment, ...]) -> Iterator[CoarsePart]:
+    """Small segments are gathered: a call to FAISS for each costs more than scanning all of them."""
+    gathered: list[tuple[int, LiveSegment]] = []
+    rows = 0
+    by_size = sorted(enumerate(segments), key=lambda pair: pair[1].rows)
+    for number, live in by_size:
+        small = not live.segment.coarse.has_graph and rows + live.rows <= MAX_GATHERED_ROWS
+        if small:
+            gathered.append((number, live))
+            rows += live.rows
+        elif live.rows:
+            yield CoarsePart(live.segment.coarse, live.rows, live.selection, number << ROW_BITS, None)
+    if len(gathered) == 1 and gathered[0][1].rows:
+        ((number, live),) = gathered
+        yield CoarsePart(live.segment.coarse, live.rows, live.selection, number << ROW_BITS, None)
+    elif rows:
+        places = [(number << ROW_BITS) + live.live_rows() for number, live in gathered]
+        tier = CoarseTier.gathered([(live.segment.coarse, live.live_rows()) for _, live in gathered])
+        yield CoarsePart(tier, rows, None, 0, np.concatenate(places))

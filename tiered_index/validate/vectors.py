@@ -74,6 +74,18 @@ def prepare_vectors(vectors: Any, config: IndexConfig, first_row: int = 0) -> Pr
         )
     norms = row_norms(kept)
     _raise_rows(VectorRangeError, "the vector's length does not fit float32", norms > _FLOAT32.max, first_row)
+    return _prepared(stored, kept, norms, config, first_row)
+
+
+def prepared_again(stored: NDArray[Any], config: IndexConfig) -> PreparedVectors:
+    """Return stored vectors, which were checked when they came in, with their prefixes and norms."""
+    kept = stored.astype(np.float32, copy=False)
+    return _prepared(stored, kept, row_norms(kept), config, 0)
+
+
+def _prepared(
+    stored: NDArray[Any], kept: Floats, norms: NDArray[np.float64], config: IndexConfig, first_row: int
+) -> PreparedVectors:
     prefixes = kept[:, : config.prefix_dim]
     if config.metric == "dot":
         return PreparedVectors(stored, np.ascontiguousarray(prefixes), None)

@@ -1,0 +1,108 @@
+"""Opening and creating indexes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tiered_index.config import Dtype, Metric, in_range, make_config, one_of
+from tiered_index.errors import IndexNotFoundError
+from tiered_index.index import Index
+from tiered_index.storage.commit import Store
+from tiered_index.storage.files import Files
+from tiered_index.storage.garbage import DEFAULT_KEEP_GENERATIONS, MIN_KEEP_GENERATIONS
+from tiered_index.storage.policy import MergePolicy, SizeTieredPolicy
+from tiered_index.storage.snapshot import Snapshot
+from tiered_index.storage.writer import Current, Mode, Writer
+
+
+def open_index(
+    path: str | os.PathLike[str],
+    dim: int | None = None,
+    *,
+    metric: Metric | None = None,
+    prefix_dim: int | None = None,
+    store_dim: int | None = None,
+    dtype: Dtype | None = None,
+    graph_degree: int | None = None,
+    ef_construction: int | None = None,
+    mode: Mode = "rw",
+    generation: int | None = None,
+    keep_generations: int = DEFAULT_KEEP_GENERATIONS,
+    merge_policy: MergePolicy | None = None,
+) -> Index:
+    """Open an index, or create it if there is none and `dim` is given.
+
+    The settings are fixed when the index is created; given again later, they must be the same.
+
+    Parameters
+    ----------
+    path : path
+        The index folder.
+    dim : int, optional
+        Length of the vectors; needed to create.
+    metric : {"cosine", "dot"}, default "cosine"
+        How full vectors are compared; higher is better.
+    prefix_dim : int, default 256
+        Leading dimensions held in memory; a multiple of 8, or all.
+    store_dim : int, optional
+        Leading dimensions kept on disk and ranked by; all by default.
+    dtype : {"float32", "float16"}, default "float32"
+        How full vectors are stored.
+    graph_degree : int, default 24
+        M of HNSW.
+    ef_construction : int, default 100
+        Beam width while graphs are built.
+    mode : {"rw", "r"}
+        "r" neither creates nor writes.
+    generation : int, optional
+        Open this earlier state, to read; see :meth:`Index.generations`.
+    keep_generations : int, default 3
+        How many of the newest states this writer keeps.
+    merge_policy : MergePolicy, optional
+        When this writer merges segments; :class:`SizeTieredPolicy` by default.
+
+    Raises
+    ------
+    ParameterError
+        A setting out of range.
+    IndexNotFoundError
+        There is none, and `dim` is not given or `mode` is "r".
+    ConfigMismatchError
+        The index was made with other settings.
+    NotAnIndexError
+        The path is a file, or a folder of something else.
+    GenerationNotFoundError
+        The generation is not kept.
+    CorruptIndexError
+        Files are missing or damaged.
+    """
+    one_of("mode", mode, ("rw", "r"))
+    in_range("keep_generations", keep_generations, MIN_KEEP_GENERATIONS)
+    if generation is not None:
+        mode = "r"
+    settings = {
+        "store_dim": store_dim,
+        "prefix_dim": prefix_dim,
+        "metric": metric,
+        "dtype": dtype,
+        "graph_degree": graph_degree,
+        "ef_construction": ef_construction,
+    }
+    store = Store(Path(path), Files())
+    if store.exists():
+        store.newest().config.check_same(dim=dim, **settings)
+    elif dim is None or mode == "r":
+        raise IndexNotFoundError(f"{path}: there is no index here; give dim= to create one")
+    else:
+        store.create(make_config(dim, **settings))  # type: ignore[arg-type]
+    snapshot = (
+        store.snapshot() if generation is None else Snapshot(store.manifest(generation), store.segments)
+    )
+    current = Current(store, snapshot)
+    return Index(current, Writer(current, mode, keep_generations, merge_policy or SizeTieredPolicy()))
+
+
+def index_exists(path: str | os.PathLike[str]) -> bool:
+    """Tell whether there is an index at `path`; raise NotAnIndexError if there is something else."""
+    return Store(Path(path), Files()).exists()

@@ -1,0 +1,219 @@
+"""A transaction: any number of adds, upserts and deletes that become one generation, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyroaring import BitMap
+
+from tiered_index.errors import (
+    CommitUncertainError,
+    DuplicateIdError,
+    IndexLockedError,
+    StorageError,
+    TieredIndexError,
+    storage_error,
+)
+from tiered_index.storage.commit import Store
+from tiered_index.storage.live import with_tombstones
+from tiered_index.storage.manifest import Manifest, encode_schema
+from tiered_index.storage.segment import SegmentWriter
+from tiered_index.storage.snapshot import ROW_BITS, Snapshot
+from tiered_index.validate.batch import Intake, RowBatch
+from tiered_index.validate.ids import Keys, kind_of
+
+_ROW_MASK = (1 << ROW_BITS) - 1
+
+
+class Transaction:
+    """Gathers changes to a snapshot.
+
+    New rows are written as they come, into one new segment, so that a transaction of any length needs the
+    memory of its coarse tier and no more. A row of it that is deleted or replaced again before the commit,
+    and the rows of a call that failed, become tombstones of that segment.
+
+    Parameters
+    ----------
+    store : Store
+        The index folder; the writer's lock must be held.
+    snapshot : Snapshot
+        The newest generation.
+    """
+
+    def __init__(self, store: Store, snapshot: Snapshot) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        self._writer: SegmentWriter | None = None
+        self._dead = BitMap()
+        self._deleted: dict[int, BitMap] = {}
+        manifest = snapshot.manifest
+        self.intake = Intake(manifest.config, manifest.id_kind, snapshot.schema)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the index would hold."""
+        added = 0 if self._writer is None else self._writer.rows - len(self._dead)
+        return self._snapshot.rows + added - sum(map(len, self._deleted.values()))
+
+    def add(self, batches: Iterable[RowBatch], *, replace: bool = False) -> None:
+        """Take rows, or none of them if anything is raised.
+
+        Batches are taken one at a time.
+
+        Parameters
+        ----------
+        batches : iterable of RowBatch
+            Checked by :attr:`intake`.
+        replace : bool
+            Delete the rows that have these ids, instead of raising.
+
+        Raises
+        ------
+        DuplicateIdError
+            An id is in the index and `replace` is false, or came before in `batches`.
+        StorageError
+            The disk failed.
+        """
+        first = 0 if self._writer is None else self._writer.rows
+        dead, deleted = self._dead.copy(), {n: rows.copy() for n, rows in self._deleted.items()}
+        decided = self.intake.id_kind, self.intake.schema
+        try:
+            for batch in batches:
+                if len(batch):
+                    self._take(batch, first, replace)
+        except BaseException as error:
+            # What this call wrote stays in the file, dead; what it deleted lives again.
+            dead.add_range(first, first if self._writer is None else self._writer.rows)
+            self._dead, self._deleted = dead, deleted
+            if self._writer is None or len(dead) == self._writer.rows:
+                self.abandon()
+                self.intake.id_kind, self.intake.schema = decided
+            if isinstance(error, OSError) and not isinstance(error, TieredIndexError):
+                raise storage_error(f"{self._store.segments}: cannot write", error) from error
+            raise
+
+    def delete(self, ids: pa.Array, keys: Keys) -> int:
+        """Delete rows by id; return how many there were."""
+        mine, theirs = self._find(ids, keys)
+        before = self.rows
+        self._bury(mine, theirs)
+        return before - self.rows
+
+    def commit(self) -> Manifest:
+        """Make the changes durable and visible.
+
+        Returns
+        -------
+        Manifest
+            The new generation; the snapshot's own if nothing changes.
+
+        Raises
+        ------
+        StorageError
+            The disk failed; the index is as it was.
+        CommitUncertainError
+            The last steps failed: it may have happened.
+        """
+        if self._writer is not None and len(self._dead) == self._writer.rows:
+            self.abandon()
+        manifest = self._snapshot.manifest
+        changed = any(self._deleted.values())
+        if self._writer is None and not changed:
+            return manifest
+        try:
+            segments = list(manifest.segments)
+            for number, rows in self._deleted.items():
+                live = self._snapshot.segments[number]
+                if rows:
+                    segments[number] = with_tombstones(
+                        self._store.files, self._store.segments, live.entry, live.deleted | rows
+                    )
+            if self._writer is not None:
+                entry = self._writer.finish()
+                if self._dead:
+                    entry = with_tombstones(self._store.files, self._store.segments, entry, self._dead)
+                segments.append(entry)
+        except BaseException as error:
+            self.abandon()
+            if isinstance(error, OSError) and not isinstance(error, TieredIndexError):
+                raise storage_error(f"{self._store.segments}: cannot write", error) from error
+            raise
+        kept = tuple(entry for entry in segments if entry.live_rows)
+        schema = self.intake.schema
+        try:
+            published = self._store.commit(
+                manifest,
+                segments=kept,
+                id_kind=self.intake.id_kind,
+                metadata_schema=None if schema is None else encode_schema(schema),
+            )
+        except CommitUncertainError:
+            raise  # the manifest may be in place: what it names must stay
+        except (StorageError, IndexLockedError):
+            self.abandon()
+            raise
+        self._end()
+        return published
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        if self._writer is not None:
+            self._writer.abandon()
+            self._end()
+        self._dead = BitMap()
+
+    def _end(self) -> None:
+        if self._writer is not None:
+            self._store.unfinished.discard(self._writer.name)
+            self._writer = None
+
+    def _take(self, batch: RowBatch, first: int, replace: bool) -> None:
+        mine, theirs = self._find(batch.ids, batch.keys)
+        again = np.flatnonzero(mine >= first)
+        if len(again):
+            raise DuplicateIdError(
+                f"id {batch.ids[int(again[0])].as_py()!r} came before in the same write",
+                (again + batch.first_row).tolist(),
+            )
+        known = np.flatnonzero((mine >= 0) | (theirs >= 0))
+        if len(known) and not replace:
+            raise DuplicateIdError(
+                f"id {batch.ids[int(known[0])].as_py()!r} is in the index already",
+                (known + batch.first_row).tolist(),
+            )
+        self._bury(mine, theirs)
+        if self._writer is None:
+            self._writer = SegmentWriter(
+                self._store.files,
+                self._store.segments,
+                self._snapshot.config,
+                kind_of(batch.ids),
+                batch.metadata.schema,
+            )
+            self._store.unfinished.add(self._writer.name)
+        self._writer.append(batch)
+
+    def _find(self, ids: pa.Array, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return each id's row in the new segment and its address in the snapshot; -1 if it is not there."""
+        mine = np.full(len(keys), -1, np.int64)
+        if self._writer is not None:
+            mine = self._writer.find(ids, keys)
+            if self._dead:
+                dead = np.fromiter((row in self._dead for row in mine.tolist()), bool, len(mine))
+                mine[dead] = -1
+        theirs = self._snapshot.find(ids, keys)
+        for number, rows in self._deleted.items():
+            of_segment = np.flatnonzero((theirs >= 0) & (theirs >> ROW_BITS == number))
+            for place in of_segment.tolist():
+                if int(theirs[place]) & _ROW_MASK in rows:
+                    theirs[place] = -1
+        return mine, theirs
+
+    def _bury(self, mine: NDArray[np.int64], theirs: NDArray[np.int64]) -> None:
+        self._dead.update(mine[mine >= 0].tolist())
+        addresses = theirs[theirs >= 0]
+        for number, _, rows in self._snapshot.split(addresses):
+            self._deleted.setdefault(number, BitMap()).update(rows.tolist())

@@ -1,0 +1,230 @@
+"""The writer's side of an open index: its lock, its batches, and the upkeep after commits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Literal
+
+from tiered_index.errors import (
+    CommitUncertainError,
+    IndexClosedError,
+    ParameterError,
+    ReadOnlyError,
+    StorageError,
+    TieredIndexError,
+)
+from tiered_index.storage.commit import Store
+from tiered_index.storage.compact import Merge
+from tiered_index.storage.garbage import collect
+from tiered_index.storage.lock import WriterLock
+from tiered_index.storage.manifest import Manifest
+from tiered_index.storage.policy import MergePolicy, SegmentSize, merge_all
+from tiered_index.storage.snapshot import Snapshot
+from tiered_index.storage.transaction import Transaction
+
+Mode = Literal["rw", "r"]
+
+_log = logging.getLogger("tiered_index")
+
+
+class Current:
+    """The snapshot that an open index answers from.
+
+    Parameters
+    ----------
+    store : Store
+        The index folder.
+    snapshot : Snapshot
+        The first one.
+    """
+
+    def __init__(self, store: Store, snapshot: Snapshot) -> None:
+        self.store = store
+        self._snapshot: Snapshot | None = snapshot
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._snapshot is None
+
+    def get(self) -> Snapshot:
+        """Return the snapshot; raise IndexClosedError after :meth:`close`."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            raise IndexClosedError(f"{self.store.root}: the index was closed")
+        return snapshot
+
+    def advance(self, manifest: Manifest) -> None:
+        """Move to the generation of `manifest`, taking over what is open of it.
+
+        The snapshot before is not closed: a search may be using it, and results read metadata from it
+        later. Its files are let go of when the last of those is.
+        """
+        snapshot = self.get()
+        if manifest.generation != snapshot.manifest.generation:
+            self._snapshot = Snapshot(manifest, self.store.segments, snapshot)
+
+    def refresh(self) -> bool:
+        """Move to the newest generation; return whether there was a newer one."""
+        before = self.get()
+        newest = self.store.snapshot(before)
+        if newest.manifest.generation <= before.manifest.generation:
+            return False
+        self._snapshot = newest
+        return True
+
+    def close(self) -> None:
+        """Let go of the snapshot's files."""
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None:
+            snapshot.close()
+
+
+class Writer:
+    """Makes transactions of one process, one at a time, and merges segments after them.
+
+    Parameters
+    ----------
+    current : Current
+        Moved to each new generation.
+    mode : {"rw", "r"}
+        "r" refuses to write.
+    keep_generations : int
+        How many generations are kept.
+    policy : MergePolicy
+        What is merged after a commit.
+    """
+
+    def __init__(self, current: Current, mode: Mode, keep_generations: int, policy: MergePolicy) -> None:
+        self._current = current
+        self._store = current.store
+        self._mode = mode
+        self._keep_generations = keep_generations
+        self._policy = policy
+        self._lock: WriterLock | None = None
+        self._mutex = threading.RLock()
+        self._merging = threading.Lock()
+        self._batch: Transaction | None = None
+        self._process = os.getpid()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Give the open batch's transaction, or one that is committed at the end of the block."""
+        with self._mutex:
+            if self._batch is not None:
+                self._check_may_write()
+                yield self._batch
+                return
+            transaction = Transaction(self._store, self._newest())
+            try:
+                yield transaction
+            except BaseException:
+                transaction.abandon()
+                raise
+            self._current.advance(transaction.commit())
+            self._maintain()
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Make all transactions inside the block one."""
+        with self._mutex:
+            self._refuse_in_batch("batch()")
+            with self.transaction() as transaction:
+                self._batch = transaction
+                try:
+                    yield
+                finally:
+                    self._batch = None
+
+    def optimize(self) -> None:
+        """Merge all segments and collect garbage; writes of other threads go on meanwhile."""
+        with self._mutex:
+            self._refuse_in_batch("optimize()")
+            self._newest()
+        with self._merging:
+            snapshot = self._current.get()
+            if len(snapshot.segments) > 1 or any(live.deleted for live in snapshot.segments):
+                for names in merge_all(_sizes(snapshot)):
+                    self._merge(names)
+            with self._mutex:
+                collect(self._store, self._keep_generations)
+
+    def restore(self, generation: int) -> None:
+        """Commit an earlier generation's content as the newest."""
+        with self._mutex:
+            self._refuse_in_batch("restore()")
+            newest = self._newest()
+            earlier = self._store.manifest(generation)
+            Snapshot(earlier, self._store.segments, newest)  # raises unless all of it is there
+            committed = self._store.commit(
+                newest.manifest,
+                segments=earlier.segments,
+                id_kind=earlier.id_kind,
+                metadata_schema=earlier.metadata_schema,
+            )
+            self._current.advance(committed)
+
+    def close(self) -> None:
+        """Close the snapshot and let the next writer in."""
+        # in a forked child another thread's hold on the mutex would last for ever
+        with self._mutex if self._process == os.getpid() else nullcontext():
+            self._current.close()
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    def _newest(self) -> Snapshot:
+        """Hold the writer's lock and return the newest generation."""
+        self._check_may_write()
+        if self._lock is None:
+            self._lock = WriterLock(self._store.root)
+            collect(self._store, self._keep_generations)
+        # another writer may have been here, or a commit of ours whose last step failed
+        if self._store.generations()[-1] != self._current.get().manifest.generation:
+            self._current.refresh()
+        return self._current.get()
+
+    def _check_may_write(self) -> None:
+        self._current.get()
+        if self._mode == "r":
+            raise ReadOnlyError(f"{self._store.root}: was opened to read, with mode='r' or generation=")
+        if self._process != os.getpid():
+            raise ReadOnlyError(f"{self._store.root}: was opened before a fork; open it again to write")
+
+    def _refuse_in_batch(self, call: str) -> None:
+        if self._batch is not None:
+            raise ParameterError(f"{call} cannot be part of a batch")
+
+    def _maintain(self) -> None:
+        """Merge what the policy wants merged. The commit before it is durable whatever happens here."""
+        if not self._merging.acquire(blocking=False):
+            return  # optimize() is at it in another thread
+        try:
+            while names := self._policy.choose(_sizes(self._current.get())):
+                self._merge(names)
+                collect(self._store, self._keep_generations)
+        except StorageError as error:
+            _log.warning("%s: segments could not be merged: %s", self._store.root, error)
+        finally:
+            self._merging.release()
+
+    def _merge(self, names: Sequence[str]) -> None:
+        merge = Merge(self._store, self._current.get(), names)
+        merge.write()
+        with self._mutex:
+            try:
+                committed = merge.commit(self._newest())
+            except CommitUncertainError:
+                raise
+            except TieredIndexError:
+                merge.abandon()
+                raise
+            self._current.advance(committed)
+
+
+def _sizes(snapshot: Snapshot) -> list[SegmentSize]:
+    return [SegmentSize(live.entry.name, live.entry.rows, live.rows) for live in snapshot.segments]
