@@ -26,7 +26,7 @@ LAYERS = [
     ["storage"],
     ["coarse", "full"],
     ["validate", "planner", "testing"],
-    ["config"],
+    ["config", "mapped"],
     ["errors"],
 ]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tiered_index.coarse import _faiss
 from tiered_index.errors import CorruptIndexError
+from tiered_index.mapped import MappedFile
 
 GRAPH_MIN_ROWS = 4_096
 """Smaller segments get no graph. At 4,000 rows of 256 dimensions a scan took 60 us and a walk with
@@ -124,10 +125,13 @@ class CoarseTier:
     ----------
     index : faiss index
         From :meth:`open` or :meth:`gathered`.
+    mapped : MappedFile, optional
+        The file that codes and graph are mapped from.
     """
 
-    def __init__(self, index: Any) -> None:
+    def __init__(self, index: Any, mapped: MappedFile | None = None) -> None:
         self._index = index
+        self._mapped = mapped
         self.prefix_dim = int(index.d)
         self.rows = int(index.ntotal)
         self.has_graph = _faiss.is_graph(index)
@@ -151,13 +155,14 @@ class CoarseTier:
         CorruptIndexError
             The file is not such an index, or holds another number of rows or dimensions.
         """
+        mapped = MappedFile(path)
         index = _faiss.read_mapped(path)
         if (index.d, index.ntotal) != (prefix_dim, rows):
             raise CorruptIndexError(
                 f"{path}: {index.ntotal} codes of {index.d} dimensions, "
                 f"where {rows} of {prefix_dim} were written"
             )
-        return cls(index)
+        return cls(index, mapped)
 
     @classmethod
     def gathered(cls, parts: Sequence[tuple[CoarseTier, NDArray[np.int64]]]) -> CoarseTier:
@@ -166,6 +171,7 @@ class CoarseTier:
 
     def codes(self) -> NDArray[np.uint8]:
         """Return the codes, shape (rows, 2 prefix_dim), as a view that lives as long as the tier."""
+        self._check()
         return _faiss.codes_array(self._index)
 
     def search(
@@ -192,6 +198,7 @@ class CoarseTier:
         among : Selection, optional
             Find these rows only; `count` is at most as many.
         """
+        self._check()
         flat, graph = self._view(prefixes.shape[1])
         ef = max(ef, count)
         if graph is not None and not scan and self.rows > SCAN_ROWS_PER_EF * ef:
@@ -203,6 +210,15 @@ class CoarseTier:
         parameters = None if among is None else among.parameters(None)
         rows, scores = _faiss.search(flat, prefixes, count, parameters)
         return Candidates(rows, scores, scanned=True)
+
+    def close(self) -> None:
+        """Let go of the file; the mapping stays until the tier goes."""
+        if self._mapped is not None:
+            self._mapped.close()
+
+    def _check(self) -> None:
+        if self._mapped is not None:
+            self._mapped.check()
 
     def memory_bytes(self) -> tuple[int, int]:
         """Return the bytes of the codes and of the graph."""

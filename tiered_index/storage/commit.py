@@ -88,12 +88,12 @@ class Store:
     def create(self, config: IndexConfig) -> Manifest:
         """Make the folders and commit the first, empty, generation."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            for folder in (self.manifests, self.segments):
+            missing = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+            for folder in (*reversed(missing), self.manifests, self.segments):
                 with suppress(FileExistsError):
                     self.files.make_folder(folder)
-            self.files.sync_folder(self.root)
-            self.files.sync_folder(self.root.parent)
+            for folder in (self.root, *(folder.parent for folder in missing or [self.root])):
+                self.files.sync_folder(folder)
         except OSError as error:
             raise storage_error(f"{self.root}: cannot make the index", error) from error
         manifest = Manifest(

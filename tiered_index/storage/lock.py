@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import weakref
 from pathlib import Path
 
 from tiered_index.errors import IndexLockedError, StorageError
 
 LOCK_NAME = "lock"
+
+_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # A child inherits the descriptor, and with it the lock: outliving its parent it would keep others out.
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class WriterLock:
@@ -37,6 +49,7 @@ class WriterLock:
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
             raise IndexLockedError(f"{root}: process {holder} is writing to this index") from error
+        _held.add(self)
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tiered_index.errors import CorruptIndexError
+from tiered_index.mapped import MappedFile
 from tiered_index.validate.ids import Keys
 
 NOT_FOUND = -1
@@ -87,6 +88,7 @@ class Lookup:
     """
 
     def __init__(self, path: str, rows: int) -> None:
+        self._mapped = MappedFile(path)
         try:
             with pa.memory_map(path) as source:  # arrays keep the mapping
                 batch = pa.ipc.open_file(source).get_batch(0)
@@ -95,7 +97,7 @@ class Lookup:
             self._numbers: NDArray[np.int64] | None = self._ids.to_numpy() if numbers else None
             self._keys: Keys = batch["key"].to_numpy()
             self._rows: NDArray[np.uint32] = batch["row"].to_numpy()
-            self.inverse_norms: NDArray[np.float32] | None = (
+            self._norms: NDArray[np.float32] | None = (
                 batch["inverse_norm"].to_numpy() if "inverse_norm" in batch.schema.names else None
             )
         except (pa.ArrowException, KeyError, OSError) as error:
@@ -103,12 +105,20 @@ class Lookup:
         if batch.num_rows != rows:
             raise CorruptIndexError(f"{path}: {batch.num_rows} ids, where {rows} were written")
 
+    @property
+    def inverse_norms(self) -> NDArray[np.float32] | None:
+        """One over each stored vector's length; None under the dot metric."""
+        self._mapped.check()
+        return self._norms
+
     def ids(self, rows: NDArray[np.int64]) -> pa.Array:
         """Return the ids of `rows`, in that order."""
+        self._mapped.check()
         return self._ids.take(pa.array(rows))
 
     def values(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return the ids of `rows` as an array of int64, or of str objects."""
+        self._mapped.check()
         if self._numbers is not None:
             return self._numbers[rows]
         texts: NDArray[Any] = self.ids(rows).to_numpy(zero_copy_only=False)
@@ -116,7 +126,12 @@ class Lookup:
 
     def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
         """Return the row of each id, or -1."""
+        self._mapped.check()
         return _find(ids, keys, self._keys, self._rows, self.ids)
+
+    def close(self) -> None:
+        """Let go of the file; arrays that were handed out stay valid."""
+        self._mapped.close()
 
 
 def _find(

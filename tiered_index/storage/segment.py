@@ -170,6 +170,8 @@ class Segment:
     def close(self) -> None:
         """Let go of the files; arrays that were handed out stay valid."""
         self.full.close()
+        self.coarse.close()
+        self.lookup.close()
 
 
 def check_size(path: Path, entry: FileEntry) -> None:
