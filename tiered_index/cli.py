@@ -1,4 +1,4 @@
-"""The command line: ingest, search, info, demo; each with --json."""
+"""The command line: ingest, search, info, optimize, verify, demo; each with --json."""
 
 from __future__ import annotations
 
@@ -110,12 +110,25 @@ def search(
 
 
 @app.command()
-def info(index: IndexPath, as_json: AsJson = False) -> None:
+def info(
+    index: IndexPath,
+    generations: Annotated[
+        bool, typer.Option("--generations", help="List the states that are kept.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what an index holds, and what each tier takes in memory and on disk."""
     with _errors(), ti.open(index, mode="r") as opened:
         stats = opened.stats()
+        kept = opened.generations() if generations else []
     if as_json:
-        _print_json(stats)
+        _print_json([g._asdict() for g in kept] if generations else stats)
+        return
+    if generations:
+        table = Table("generation", "committed", "rows", "segments", box=None, pad_edge=False)
+        for g in kept:
+            table.add_row(str(g.generation), g.created, f"{g.rows:,}", str(g.segments))
+        _out.print(table)
         return
     config = stats.config
     kept = "" if config.store_dim == config.dim else f" ({config.store_dim} kept)"
@@ -147,6 +160,34 @@ def info(index: IndexPath, as_json: AsJson = False) -> None:
             f"HNSW on all {config.dim} dimensions in float32 would take {_bytes(stats.full_hnsw_bytes)} of "
             f"memory; the coarse tier is {share:.2f} x that."
         )
+
+
+@app.command()
+def optimize(index: IndexPath, as_json: AsJson = False) -> None:
+    """Merge all segments into one, drop deleted rows, and remove generations that are not kept."""
+    with _errors(), ti.open(index) as opened:
+        opened.optimize()
+        stats = opened.stats()
+    if as_json:
+        _print_json(stats)
+    else:
+        _out.print(f"{stats.rows:,} rows in {stats.segments} segments, generation {stats.generation}")
+
+
+@app.command()
+def verify(index: IndexPath, as_json: AsJson = False) -> None:
+    """Compare every byte with its digest, and every row's id and code with its vector."""
+    with _errors(), ti.open(index, mode="r") as opened:
+        report = opened.verify()
+    if as_json:
+        _print_json(report)
+    else:
+        for problem in report.problems:
+            _err.print(f"[red]damaged[/]: {escape(problem)}", soft_wrap=True)
+        found = "no damage" if report.ok else f"{len(report.problems)} problems"
+        _out.print(f"generation {report.generation}: {report.rows:,} rows, {_bytes(report.bytes)}, {found}")
+    if not report.ok:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -202,7 +202,7 @@ class Transaction:
         if self._writer is not None:
             mine = self._writer.find(ids, keys)
             if self._dead:
-                dead = np.fromiter((row in self._dead for row in mine.tolist()), bool, len(mine))
+                dead = np.fromiter((row >= 0 and row in self._dead for row in mine.tolist()), bool, len(mine))
                 mine[dead] = -1
         theirs = self._snapshot.find(ids, keys)
         for number, rows in self._deleted.items():
