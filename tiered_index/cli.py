@@ -120,13 +120,13 @@ def info(
     """Show what an index holds, and what each tier takes in memory and on disk."""
     with _errors(), ti.open(index, mode="r") as opened:
         stats = opened.stats()
-        kept = opened.generations() if generations else []
+        states = opened.generations() if generations else []
     if as_json:
-        _print_json([g._asdict() for g in kept] if generations else stats)
+        _print_json([g._asdict() for g in states] if generations else stats)
         return
     if generations:
         table = Table("generation", "committed", "rows", "segments", box=None, pad_edge=False)
-        for g in kept:
+        for g in states:
             table.add_row(str(g.generation), g.created, f"{g.rows:,}", str(g.segments))
         _out.print(table)
         return

@@ -18,6 +18,7 @@ from tiered_index.planner.plan import make_plan
 from tiered_index.results import SearchResult
 from tiered_index.search import search
 from tiered_index.stats import IndexStats, index_stats
+from tiered_index.storage.transaction import Transaction
 from tiered_index.storage.verify import VerifyReport, verify
 from tiered_index.storage.writer import Current, Writer
 from tiered_index.validate.batch import Intake, RowBatch
@@ -85,9 +86,12 @@ class Index:
         int
             How many rows were deleted.
         """
-        with self._writer.transaction() as transaction:
+
+        def change(transaction: Transaction) -> int:
             array = id_array(ids, transaction.intake.id_kind)
             return transaction.delete(array, id_keys(array))
+
+        return self._writer.run(change)
 
     def write(self, batches: Callable[[Intake], Iterable[RowBatch]], *, replace: bool = False) -> int:
         """Add a stream of checked batches as one commit; what `add` and ingestion are made of.
@@ -104,10 +108,13 @@ class Index:
         int
             By how many rows the index grew.
         """
-        with self._writer.transaction() as transaction:
+
+        def change(transaction: Transaction) -> int:
             before = transaction.rows
             transaction.add(batches(transaction.intake), replace=replace)
             return transaction.rows - before
+
+        return self._writer.run(change)
 
     def batch(self) -> AbstractContextManager[None]:
         """Make all writes inside one commit: at the end, or not at all if an exception leaves the block.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import tiered_index as ti
 from tiered_index.coarse.prefix_graph import GRAPH_MIN_ROWS
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
+from tiered_index.validate.batch import Intake, RowBatch
 
 from ..conftest import DIM
 
@@ -141,7 +143,7 @@ def test_an_interrupted_stream_leaves_nothing(
     index = make_index()
     index.add(range(10), vectors[:10])
 
-    def batches(intake: object):
+    def batches(intake: Intake) -> Iterator[RowBatch]:
         yield from intake.batches(range(10, 20), vectors[10:20], None)
         raise KeyboardInterrupt
 
@@ -307,3 +309,45 @@ def test_a_segment_without_a_graph_gets_one_when_merged(make_index: Callable[...
     found = index.search(vectors[:20], k=1, ef=100)
     assert found.plan.strategy == "graph"
     assert found.ids[:, 0].tolist() == list(range(20))
+
+
+def test_writes_of_many_threads_share_commits(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray
+) -> None:
+    index = make_index(merge_policy=ti.NoMergePolicy())
+    index.add([0], vectors[:1])
+    entered, go = threading.Event(), threading.Event()
+    outcomes: list[object] = []
+
+    def slow(intake: Intake) -> Iterator[RowBatch]:
+        entered.set()
+        go.wait(20)
+        yield from intake.batches([1], vectors[1:2], None)
+
+    def ask(call: Callable[[], object]) -> None:
+        try:
+            outcomes.append(call())
+        except ti.TieredIndexError as error:
+            outcomes.append(type(error).__name__)
+
+    first = threading.Thread(target=index.write, args=(slow,))
+    first.start()
+    assert entered.wait(20)
+    calls = [
+        *(partial(index.add, [i], vectors[i : i + 1]) for i in range(2, 12)),
+        partial(index.add, [0], vectors[:1]),
+        partial(index.add, [50], vectors[:1, :3]),
+        partial(index.delete, [77]),
+    ]
+    threads = [threading.Thread(target=ask, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    while len(index._writer._waiting) < len(calls):
+        threading.Event().wait(0.001)
+    go.set()
+    for thread in [first, *threads]:
+        thread.join()
+    assert sorted(map(str, outcomes)) == ["0", "DimensionError", "DuplicateIdError", *["None"] * 10]
+    assert sorted(index.search(vectors[0], k=50).ids.tolist()) == list(range(12))
+    # generation 3 is the slow write's, alone or with some that came before it took its first batch
+    assert index.stats().generation <= 4

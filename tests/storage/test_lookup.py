@@ -42,7 +42,7 @@ def build(ids: pa.Array, keys: np.ndarray, cuts: list[int], norms: np.ndarray | 
 def write(builder: LookupBuilder, file: Path, id_type: pa.DataType) -> Lookup:
     file.unlink(missing_ok=True)  # an earlier lookup may have it mapped
     with pa.OSFile(str(file), "wb") as sink:
-        builder.write(sink, id_type)
+        sink.write(builder.serialize(id_type))
     return Lookup(str(file), builder.rows)
 
 

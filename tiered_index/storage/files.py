@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import xxhash
@@ -79,8 +79,8 @@ class HashingFile:
         self._hash = xxhash.xxh3_128()
         self._size = 0
 
-    def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Write all of `data`."""
+    def write(self, data: Any) -> int:
+        """Write all of `data`, which is bytes-like."""
         view = memoryview(data).cast("B")
         self._hash.update(view)
         self._size += len(view)

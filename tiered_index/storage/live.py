@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -73,13 +74,9 @@ def with_tombstones(files: Files, segments: Path, entry: SegmentEntry, deleted: 
     """Write the deleted rows of a segment durably, and return the entry that names them."""
     folder = segments / entry.name
     name = f"deleted-{secrets.token_hex(8)}.roaring"
-    file = HashingFile(files, folder / name)
-    try:
+    with closing(HashingFile(files, folder / name)) as file:
         file.write(deleted.serialize())
-    except BaseException:
-        file.close()
-        raise
-    tombstones = Tombstones(name, len(deleted), file.finish())
+        tombstones = Tombstones(name, len(deleted), file.finish())
     files.sync_folder(folder)
     return msgspec.structs.replace(entry, tombstones=tombstones)
 

@@ -49,8 +49,8 @@ class LookupBuilder:
             found = np.where(rows >= 0, rows, found)
         return found
 
-    def write(self, sink: Any, id_type: pa.DataType) -> None:
-        """Write the Arrow file."""
+    def serialize(self, id_type: pa.DataType) -> pa.Buffer:
+        """Return the bytes of the Arrow file."""
         runs = self._runs
         while len(runs) > 1:
             later = runs.pop()
@@ -64,8 +64,10 @@ class LookupBuilder:
         if self._norms:
             columns["inverse_norm"] = pa.array(np.concatenate(self._norms))
         batch = pa.record_batch(columns)
+        sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
+        return sink.getvalue()
 
     def _take(self, rows: NDArray[np.int64]) -> pa.Array:
         return pa.chunked_array(self._ids).take(pa.array(rows)).combine_chunks()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -88,12 +88,12 @@ class SegmentWriter:
         """Write the rest, make the files durable, and return the manifest's entry for them."""
         self._rows.finish()
         entries = {ROWS_FILE: self._rows_file.finish()}
-        coarse = HashingFile(self._files, self._folder / COARSE_FILE)
-        has_graph = self._coarse.write(coarse.write)
-        entries[COARSE_FILE] = coarse.finish()
-        lookup = HashingFile(self._files, self._folder / LOOKUP_FILE)
-        self._lookup.write(pa.PythonFile(lookup, mode="w"), self._id_type)
-        entries[LOOKUP_FILE] = lookup.finish()
+        with closing(HashingFile(self._files, self._folder / COARSE_FILE)) as coarse:
+            has_graph = self._coarse.write(coarse.write)
+            entries[COARSE_FILE] = coarse.finish()
+        with closing(HashingFile(self._files, self._folder / LOOKUP_FILE)) as lookup:
+            lookup.write(self._lookup.serialize(self._id_type))
+            entries[LOOKUP_FILE] = lookup.finish()
         self._files.sync_folder(self._folder)
         self._files.sync_folder(self._folder.parent)
         footer = read_footer(self._folder / ROWS_FILE)

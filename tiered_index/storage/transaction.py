@@ -49,6 +49,8 @@ class Transaction:
         self._writer: SegmentWriter | None = None
         self._dead = BitMap()
         self._deleted: dict[int, BitMap] = {}
+        self.publishing = False
+        """Whether the manifest may be in place."""
         manifest = snapshot.manifest
         self.intake = Intake(manifest.config, manifest.id_kind, snapshot.schema)
 
@@ -143,6 +145,10 @@ class Transaction:
             raise
         kept = tuple(entry for entry in segments if entry.live_rows)
         schema = self.intake.schema
+        # From here on the manifest may be in place whatever is raised, and what it names must stay: the
+        # writer is let go of, so that nobody abandons it, unless it is certain that it is not.
+        self.publishing = True
+        writer, self._writer = self._writer, None
         try:
             published = self._store.commit(
                 manifest,
@@ -151,24 +157,22 @@ class Transaction:
                 metadata_schema=None if schema is None else encode_schema(schema),
             )
         except CommitUncertainError:
-            raise  # the manifest may be in place: what it names must stay
+            raise
         except (StorageError, IndexLockedError):
+            self._writer = writer
             self.abandon()
             raise
-        self._end()
+        if writer is not None:
+            self._store.unfinished.discard(writer.name)
         return published
 
     def abandon(self) -> None:
         """Remove what was written."""
         if self._writer is not None:
             self._writer.abandon()
-            self._end()
-        self._dead = BitMap()
-
-    def _end(self) -> None:
-        if self._writer is not None:
             self._store.unfinished.discard(self._writer.name)
             self._writer = None
+        self._dead = BitMap()
 
     def _take(self, batch: RowBatch, first: int, replace: bool) -> None:
         mine, theirs = self._find(batch.ids, batch.keys)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Literal
 
@@ -84,6 +85,35 @@ class Current:
             snapshot.close()
 
 
+class _Request:
+    """A change that a thread waits for."""
+
+    def __init__(self, change: Callable[[Transaction], int]) -> None:
+        self._change = change
+        self._result = 0
+        self._error: Exception | None = None
+        self.done = False
+
+    def apply(self, transaction: Transaction) -> None:
+        """Make the change; what it raises is for the thread that asked."""
+        self._error = None
+        try:
+            self._result = self._change(transaction)
+        except Exception as error:
+            self._error = error
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Say that the commit is over, and how it failed, unless the change itself did before."""
+        self._error = self._error or error
+        self.done = True
+
+    def result(self) -> int:
+        """Return what the change returned, or raise what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
 class Writer:
     """Makes transactions of one process, one at a time, and merges segments after them.
 
@@ -109,36 +139,71 @@ class Writer:
         self._mutex = threading.RLock()
         self._merging = threading.Lock()
         self._batch: Transaction | None = None
+        self._waiting: deque[_Request] = deque()
         self._process = os.getpid()
 
-    @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """Give the open batch's transaction, or one that is committed at the end of the block."""
+    def run(self, change: Callable[[Transaction], int]) -> int:
+        """Make a change durable and return what it returns.
+
+        Changes that threads ask for while a commit is under way become one commit together: the first of
+        them to get the mutex makes all of them. Each stands alone even so; one that raises leaves no trace.
+        """
+        request = _Request(change)
+        self._waiting.append(request)
         with self._mutex:
-            if self._batch is not None:
+            if self._batch is not None:  # the mutex is this thread's own, and so is the batch
+                self._waiting.remove(request)
                 self._check_may_write()
-                yield self._batch
-                return
-            transaction = Transaction(self._store, self._newest())
-            try:
-                yield transaction
-            except BaseException:
-                transaction.abandon()
-                raise
-            self._current.advance(transaction.commit())
-            self._maintain()
+                return change(self._batch)
+            if not request.done:
+                self._commit_waiting(request)
+        return request.result()
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Make all transactions inside the block one."""
+        """Make all changes of this thread inside the block one."""
         with self._mutex:
             self._refuse_in_batch("batch()")
-            with self.transaction() as transaction:
-                self._batch = transaction
-                try:
-                    yield
-                finally:
-                    self._batch = None
+            transaction = Transaction(self._store, self._newest())
+            self._batch = transaction
+            try:
+                yield
+            except BaseException:
+                transaction.abandon()
+                raise
+            finally:
+                self._batch = None
+            self._current.advance(transaction.commit())
+            self._maintain()
+
+    def _commit_waiting(self, own: _Request) -> None:
+        try:
+            transaction = Transaction(self._store, self._newest())
+        except BaseException:
+            self._waiting.remove(own)
+            raise
+        taken: list[_Request] = []
+        try:
+            while self._waiting:
+                taken.append(self._waiting.popleft())
+                taken[-1].apply(transaction)
+            self._current.advance(transaction.commit())
+        except Exception as error:
+            for request in taken:
+                request.finish(error)
+            return
+        except BaseException:  # Ctrl-C is for this thread
+            transaction.abandon()
+            others = [request for request in taken if request is not own]
+            if transaction.publishing:
+                for request in others:
+                    request.finish(CommitUncertainError(f"{self._store.root}: interrupted while committing"))
+            else:
+                self._waiting.extendleft(reversed(others))  # for the next thread to make
+            raise
+        for request in taken:
+            request.finish()
+        self._maintain()
 
     def optimize(self) -> None:
         """Merge all segments and collect garbage; writes of other threads go on meanwhile."""
