@@ -7,7 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Literal
 
 from tiered_index.errors import (
@@ -149,14 +149,18 @@ class Writer:
         them to get the mutex makes all of them. Each stands alone even so; one that raises leaves no trace.
         """
         request = _Request(change)
-        self._waiting.append(request)
-        with self._mutex:
-            if self._batch is not None:  # the mutex is this thread's own, and so is the batch
+        try:
+            self._waiting.append(request)
+            with self._mutex:
+                if self._batch is not None:  # the mutex is this thread's own, and so is the batch
+                    self._check_may_write()
+                    return change(self._batch)
+                if not request.done:
+                    self._commit_waiting(request)
+        finally:
+            # Ctrl-C while waiting, or a batch: nobody else must make the change later
+            with suppress(ValueError):
                 self._waiting.remove(request)
-                self._check_may_write()
-                return change(self._batch)
-            if not request.done:
-                self._commit_waiting(request)
         return request.result()
 
     @contextmanager
@@ -177,13 +181,11 @@ class Writer:
             self._maintain()
 
     def _commit_waiting(self, own: _Request) -> None:
-        try:
-            transaction = Transaction(self._store, self._newest())
-        except BaseException:
-            self._waiting.remove(own)
-            raise
+        transaction = Transaction(self._store, self._newest())
         taken: list[_Request] = []
         try:
+            if own not in self._waiting:  # lost between being taken and made, to another thread's Ctrl-C
+                self._waiting.append(own)
             while self._waiting:
                 taken.append(self._waiting.popleft())
                 taken[-1].apply(transaction)
