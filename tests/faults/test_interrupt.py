@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def test_ctrl_c_at_random_moments(
                 armed.set()
                 change(number)
                 armed.clear()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, ValueError):  # Arrow may call one that hits its callbacks the other
                 interrupted += 1
             armed.clear()
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -81,6 +82,7 @@ def test_ctrl_c_at_random_moments(
             assert set(index.search(np.ones(DIM), k=500).ids.tolist()) == set(model)
     finally:
         signal.signal(signal.SIGALRM, handler)
+    gc.collect()  # what destructors raise belongs to this test
     assert interrupted > 0
     assert index.verify().ok
     record_property("trials", interrupted)
