@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= data/demo
 
-.PHONY: demo test test-slow lint types format clean
+.PHONY: demo test faults lint types format clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,8 +21,9 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto -m "not slow"
 	$(BIN)/python -O -m pytest -n auto -m "not slow" tests/test_index.py tests/test_errors.py
 
-test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+## faults: the long form of the crash, kill, power-cut and damage tests; some need root and strace
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest -s -m "slow or not slow" tests/faults tests/test_stateful.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
