@@ -26,7 +26,7 @@ LAYERS = [
     ["storage"],
     ["coarse", "full"],
     ["validate", "planner", "testing"],
-    ["config", "mapped"],
+    ["blas", "config", "mapped"],
     ["errors"],
 ]
 

@@ -6,6 +6,7 @@ from time import perf_counter
 
 import numpy as np
 
+from tiered_index.blas import product
 from tiered_index.planner.plan import EXACT
 from tiered_index.results import Hits, SearchStats
 from tiered_index.storage.snapshot import ROW_BITS, Snapshot
@@ -24,7 +25,7 @@ def exact_search(snapshot: Snapshot, queries: Floats, k: int, started: float) ->
     for number, live in enumerate(snapshot.segments):
         norms = live.segment.lookup.inverse_norms
         for first, vectors in live.segment.full.blocks():
-            block = queries @ vectors.astype(np.float32, copy=False).T
+            block = product(queries, vectors.astype(np.float32, copy=False).T)
             if norms is not None:
                 block *= norms[first : first + len(vectors)]
             rows = (number << ROW_BITS) + first + np.arange(len(vectors))

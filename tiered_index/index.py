@@ -136,10 +136,9 @@ class Index:
 
     def generations(self) -> list[Generation]:
         """Return the states that are kept, oldest first."""
-        store = self._current.store
         return [
             Generation(m.generation, m.created, sum(e.live_rows for e in m.segments), len(m.segments))
-            for m in map(store.manifest, store.generations())
+            for m in self._current.store.kept()
         ]
 
     def restore(self, generation: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgspec
@@ -71,6 +70,7 @@ class SearchResult:
         self._addresses = hits.addresses
         self._snapshot = snapshot
         self._single = single
+        self._metadata: pa.Table | None = None
         ids = snapshot.ids(hits.addresses.reshape(-1)).reshape(hits.addresses.shape)
         self.ids: NDArray[Any] = ids[0] if single else ids
         self.scores: NDArray[np.float32] = hits.scores[0] if single else hits.scores
@@ -87,14 +87,16 @@ class SearchResult:
             f"{self.stats.total_ms:.3f} ms)"
         )
 
-    @cached_property
+    @property
     def metadata(self) -> pa.Table:
         """The hits' metadata columns, one row a hit, query after query.
 
         Read from disk when first asked for; close the index after that, not before.
         """
-        table = self._snapshot.table(self._addresses.reshape(-1), vectors=False)
-        return table.drop_columns("id")
+        if self._metadata is None:  # no cached_property: its lock, held during a fork, would stay held
+            table = self._snapshot.table(self._addresses.reshape(-1), vectors=False)
+            self._metadata = table.drop_columns("id")
+        return self._metadata
 
     def to_arrow(self) -> pa.Table:
         """Return one row a hit: query (for a batch of queries), rank, id, score, metadata columns."""

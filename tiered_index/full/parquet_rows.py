@@ -126,6 +126,14 @@ class ParquetRows:
             table = self._parquet.read_row_groups(groups.tolist(), columns=list(names))
         except (pa.ArrowException, OSError) as error:
             raise CorruptIndexError(f"{self.path}: cannot be read: {error}") from error
+        last = len(self._bases) - 1
+        wanted = len(groups) * ROW_GROUP_ROWS
+        if len(groups) and groups[-1] == last:
+            wanted -= (last + 1) * ROW_GROUP_ROWS - self.rows
+        if table.num_rows != wanted:  # a page's header is not in its checksum
+            raise CorruptIndexError(
+                f"{self.path}: pages of {table.num_rows} rows, where {wanted} were written"
+            )
         places = which * ROW_GROUP_ROWS + (rows & _GROUP_MASK)  # only the file's last group is shorter
         return table.select(list(names)).take(pa.array(places))
 

@@ -37,7 +37,6 @@ from tiered_index.storage.manifest import (
     file_name,
     generation_of,
 )
-from tiered_index.storage.segment import MissingFileError
 from tiered_index.storage.snapshot import Snapshot
 
 MANIFESTS = "manifests"
@@ -120,10 +119,12 @@ class Store:
         CorruptIndexError
             It is damaged: an older one never takes its place silently.
         """
-        generations = self.generations()
-        if not generations:
-            raise IndexNotFoundError(f"{self.root}: there is no index here")
-        return self.manifest(generations[-1])
+        while generations := self.generations():
+            try:
+                return self.manifest(generations[-1])
+            except GenerationNotFoundError:  # collected since it was listed: there are newer ones
+                continue
+        raise IndexNotFoundError(f"{self.root}: there is no index here")
 
     def manifest(self, generation: int) -> Manifest:
         """Read a generation's manifest.
@@ -156,15 +157,21 @@ class Store:
         A writer may commit and collect between the reading of a manifest and the opening of its files;
         then there is a newer manifest, and that is opened.
         """
-        manifest = self.newest()
         while True:
+            manifest = self.newest()
             try:
                 return Snapshot(manifest, self.segments, earlier)
-            except MissingFileError:
-                newer = self.newest()
-                if newer.generation == manifest.generation:
+            except CorruptIndexError:
+                if self.generations()[-1] == manifest.generation:
                     raise
-                manifest = newer
+
+    def kept(self) -> list[Manifest]:
+        """Read every manifest there is, oldest first."""
+        found = []
+        for generation in self.generations():
+            with suppress(GenerationNotFoundError):  # collected since it was listed
+                found.append(self.manifest(generation))
+        return found
 
     def generations(self) -> list[int]:
         """Return the generations that have a manifest, oldest first."""

@@ -13,7 +13,7 @@ from tiered_index.errors import TieredIndexError, storage_error
 from tiered_index.storage.commit import Store
 from tiered_index.storage.live import LiveSegment, with_tombstones
 from tiered_index.storage.manifest import Manifest, SegmentEntry
-from tiered_index.storage.segment import SegmentWriter
+from tiered_index.storage.segment import ROWS_FILE, SegmentWriter, check_digest
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.batch import RowBatch
 from tiered_index.validate.ids import ID_TYPES, id_keys
@@ -52,6 +52,8 @@ class Merge:
             )
             self._store.unfinished.add(self._writer.name)
             for live in self._sources:
+                # the new digest would make old damage look sound
+                check_digest(live.segment.folder / ROWS_FILE, live.entry.files[ROWS_FILE])
                 for batch in self._batches(live, schema):
                     self._writer.append(batch)
             self._entry = self._writer.finish()

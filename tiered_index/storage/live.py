@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from contextlib import closing
-from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ from tiered_index.errors import CorruptIndexError
 from tiered_index.storage.files import Files, HashingFile, entry_of
 from tiered_index.storage.lookup import NOT_FOUND
 from tiered_index.storage.manifest import SegmentEntry, Tombstones
-from tiered_index.storage.segment import Segment, check_size
+from tiered_index.storage.segment import Segment, check_size, read_whole
 from tiered_index.validate.ids import Keys
 
 
@@ -44,18 +43,14 @@ class LiveSegment:
         self.rows = entry.live_rows
         self.deleted = BitMap() if entry.tombstones is None else _read(segment, entry.tombstones)
 
-    @cached_property
-    def live(self) -> NDArray[np.bool_] | None:
+        self.live: NDArray[np.bool_] | None = None
         """Which rows are not deleted, shape (segment.rows,); None if all."""
-        if not self.deleted:
-            return None
-        live = np.ones(self.segment.rows, bool)
-        live[np.array(self.deleted.to_array(), np.int64)] = False
-        return live
+        if self.deleted:
+            self.live = np.ones(segment.rows, bool)
+            self.live[np.array(self.deleted.to_array(), np.int64)] = False
 
-    @cached_property
     def selection(self) -> Selection | None:
-        """The same, for the coarse tier."""
+        """Return the same for the coarse tier."""
         return None if self.live is None else Selection(self.live)
 
     def live_rows(self) -> NDArray[np.int64]:
@@ -84,7 +79,7 @@ def with_tombstones(files: Files, segments: Path, entry: SegmentEntry, deleted: 
 def _read(segment: Segment, tombstones: Tombstones) -> BitMap:
     path = segment.folder / tombstones.file
     check_size(path, tombstones.entry)
-    data = path.read_bytes()
+    data = read_whole(path)
     if entry_of(data) != tombstones.entry:
         raise CorruptIndexError(f"{path}: the digest is wrong")
     deleted = BitMap.deserialize(data)

@@ -116,12 +116,23 @@ def remove_segment(files: Files, folder: Path) -> None:
 
 def read_footer(path: Path) -> FileEntry:
     """Return size and digest of a Parquet file's footer: all that is parsed to find the vectors."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(size - _PARQUET_TAIL, 0))
-        length = int.from_bytes(file.read(4), "little") + _PARQUET_TAIL
-        file.seek(max(size - length, 0))
-        return entry_of(file.read())
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(size - _PARQUET_TAIL, 0))
+            length = int.from_bytes(file.read(4), "little") + _PARQUET_TAIL
+            file.seek(max(size - length, 0))
+            return entry_of(file.read())
+    except OSError as error:
+        raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
+
+
+def read_whole(path: Path) -> bytes:
+    """Read a small file; raise CorruptIndexError if that cannot be done."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
 
 
 class Segment:
@@ -179,7 +190,7 @@ def check_size(path: Path, entry: FileEntry) -> None:
     try:
         size = path.stat().st_size
     except FileNotFoundError as error:
-        raise MissingFileError(f"{path}: missing") from error
+        raise CorruptIndexError(f"{path}: missing") from error
     except OSError as error:
         raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
     if size != entry.size:
@@ -200,7 +211,3 @@ def check_digest(path: Path, entry: FileEntry) -> None:
         raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
     if found != entry:
         raise CorruptIndexError(f"{path}: the digest is wrong")
-
-
-class MissingFileError(CorruptIndexError):
-    """A file that a manifest names is not there; it may have been collected meanwhile."""

@@ -161,10 +161,10 @@ def _parts(segments: tuple[LiveSegment, ...]) -> Iterator[CoarsePart]:
             gathered.append((number, live))
             rows += live.rows
         elif live.rows:
-            yield CoarsePart(live.segment.coarse, live.rows, live.selection, number << ROW_BITS, None)
+            yield CoarsePart(live.segment.coarse, live.rows, live.selection(), number << ROW_BITS, None)
     if len(gathered) == 1 and gathered[0][1].rows:
         ((number, live),) = gathered
-        yield CoarsePart(live.segment.coarse, live.rows, live.selection, number << ROW_BITS, None)
+        yield CoarsePart(live.segment.coarse, live.rows, live.selection(), number << ROW_BITS, None)
     elif rows:
         places = [(number << ROW_BITS) + live.live_rows() for number, live in gathered]
         tier = CoarseTier.gathered([(live.segment.coarse, live.live_rows()) for _, live in gathered])

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from tiered_index.coarse.prefix_graph import CoarseBuilder
-from tiered_index.errors import CorruptIndexError, TieredIndexError
+from tiered_index.errors import CorruptIndexError, GenerationNotFoundError, TieredIndexError
 from tiered_index.storage.commit import Store
 from tiered_index.storage.live import LiveSegment
 from tiered_index.storage.manifest import Manifest
@@ -48,6 +48,11 @@ def verify(store: Store, manifest: Manifest) -> VerifyReport:
 
     Files are read once for the digest and once for the rows; nothing is kept in memory but a row group
     and the codes.
+
+    Raises
+    ------
+    GenerationNotFoundError
+        A writer collected the generation's files meanwhile; refresh, and verify the newest.
     """
     problems: list[str] = []
     rows = size = 0
@@ -73,6 +78,10 @@ def verify(store: Store, manifest: Manifest) -> VerifyReport:
         except TieredIndexError as error:
             problems.append(str(error))
         rows += entry.rows
+    if problems and manifest.generation not in store.generations():
+        raise GenerationNotFoundError(
+            f"{store.root}: generation {manifest.generation} was collected meanwhile"
+        )
     return VerifyReport(generation=manifest.generation, rows=rows, bytes=size, problems=problems)
 
 

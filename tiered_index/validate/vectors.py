@@ -111,7 +111,8 @@ def as_matrix(vectors: Any, dim: int, first_row: int = 0) -> Floats:
     given = as_rows(vectors, dim)
     with np.errstate(over="ignore"):
         matrix = np.ascontiguousarray(given, np.float32)
-    if math.isfinite(np.vdot(matrix, matrix)):  # one fast pass; it overflows before it misses anything
+    # One fast pass; it overflows before it misses anything. Not a BLAS product, which would start threads.
+    if math.isfinite(np.einsum("ij,ij->", matrix, matrix)):
         return matrix
     finite = np.isfinite(matrix).all(axis=1)
     given_finite = finite if given.dtype.kind != "f" else np.isfinite(given).all(axis=1)
