@@ -154,6 +154,17 @@ class MissingDependencyError(TieredIndexError, ImportError):
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+_NO_MEANS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def unreadable(path: object, error: OSError) -> StorageError:
+    """Return the typed error for a file of the index that the operating system does not let one read."""
+    if isinstance(error, FileNotFoundError):
+        return CorruptIndexError(f"{path}: missing")
+    kind = StorageError if error.errno in _NO_MEANS else CorruptIndexError
+    return kind(f"{path}: cannot be read: {error}")
+
+
 def storage_error(message: str, error: OSError) -> StorageError:
     """Return the typed error for an operating system's."""
     kind = StorageFullError if error.errno in _NO_ROOM else StorageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tiered_index.errors import CorruptIndexError, IndexClosedError
+from tiered_index.errors import CorruptIndexError, IndexClosedError, unreadable
 
 
 class MappedFile:
@@ -22,8 +22,8 @@ class MappedFile:
 
     Raises
     ------
-    CorruptIndexError
-        It cannot be opened.
+    CorruptIndexError, StorageError
+        It cannot be opened; the latter where descriptors or memory have run out.
     """
 
     def __init__(self, path: str) -> None:
@@ -32,7 +32,7 @@ class MappedFile:
         try:
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
+            raise unreadable(path, error) from error
         self._size = os.fstat(self.descriptor).st_size
 
     def check(self) -> None:

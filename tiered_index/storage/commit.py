@@ -27,6 +27,7 @@ from tiered_index.errors import (
     IndexNotFoundError,
     NotAnIndexError,
     storage_error,
+    unreadable,
 )
 from tiered_index.storage.files import Files
 from tiered_index.storage.manifest import (
@@ -74,7 +75,10 @@ class Store:
             return False
         if not self.root.is_dir():
             raise NotAnIndexError(f"{self.root}: is a file; an index is a folder")
-        names = set(self.files.names(self.root))
+        try:
+            names = set(self.files.names(self.root))
+        except OSError as error:
+            raise storage_error(f"{self.root}: cannot be listed", error) from error
         if MANIFESTS in names and self.generations():
             return True
         strangers = names - {MANIFESTS, SEGMENTS, "lock"}
@@ -145,7 +149,7 @@ class Store:
                 f"{self.root}: generation {generation} is not kept; there are {kept}"
             ) from error
         except OSError as error:
-            raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
+            raise unreadable(path, error) from error
         manifest = decode(data, str(path))
         if manifest.generation != generation:
             raise CorruptIndexError(f"{path}: holds generation {manifest.generation}")
@@ -179,6 +183,8 @@ class Store:
             names = self.files.names(self.manifests)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise storage_error(f"{self.manifests}: cannot be listed", error) from error
         return sorted(g for g in map(generation_of, names) if g is not None)
 
     def commit(self, previous: Manifest, **changes: object) -> Manifest:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tiered_index.coarse.prefix_graph import CoarseBuilder, CoarseTier
 from tiered_index.config import IdKind, IndexConfig
-from tiered_index.errors import CorruptIndexError
+from tiered_index.errors import CorruptIndexError, unreadable
 from tiered_index.full.parquet_rows import ParquetRows
 from tiered_index.full.parquet_writer import ParquetRowsWriter, file_schema
 from tiered_index.full.rescore import Scorer
@@ -124,7 +124,7 @@ def read_footer(path: Path) -> FileEntry:
             file.seek(max(size - length, 0))
             return entry_of(file.read())
     except OSError as error:
-        raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
+        raise unreadable(path, error) from error
 
 
 def read_whole(path: Path) -> bytes:
@@ -132,7 +132,7 @@ def read_whole(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
+        raise unreadable(path, error) from error
 
 
 class Segment:
@@ -189,10 +189,8 @@ def check_size(path: Path, entry: FileEntry) -> None:
     """Raise CorruptIndexError unless a file is there and as long as it was written."""
     try:
         size = path.stat().st_size
-    except FileNotFoundError as error:
-        raise CorruptIndexError(f"{path}: missing") from error
     except OSError as error:
-        raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
+        raise unreadable(path, error) from error
     if size != entry.size:
         raise CorruptIndexError(f"{path}: {size} bytes, where {entry.size} were written")
 
@@ -207,7 +205,7 @@ def check_digest(path: Path, entry: FileEntry) -> None:
             memoryview(mapping) as view,
         ):
             found = entry_of(view)
-    except (OSError, ValueError) as error:
-        raise CorruptIndexError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
     if found != entry:
         raise CorruptIndexError(f"{path}: the digest is wrong")

@@ -126,10 +126,12 @@ class Transaction:
         if self._writer is None and not changed:
             return manifest
         try:
-            segments = list(manifest.segments)
+            segments, gone = list(manifest.segments), set()
             for number, rows in self._deleted.items():
                 live = self._snapshot.segments[number]
-                if rows:
+                if len(rows) == live.rows:
+                    gone.add(live.entry.name)
+                elif rows:
                     segments[number] = with_tombstones(
                         self._store.files, self._store.segments, live.entry, live.deleted | rows
                     )
@@ -143,7 +145,7 @@ class Transaction:
             if isinstance(error, OSError) and not isinstance(error, TieredIndexError):
                 raise storage_error(f"{self._store.segments}: cannot write", error) from error
             raise
-        kept = tuple(entry for entry in segments if entry.live_rows)
+        kept = tuple(entry for entry in segments if entry.name not in gone)
         schema = self.intake.schema
         # From here on the manifest may be in place whatever is raised, and what it names must stay: the
         # writer is let go of, so that nobody abandons it, unless it is certain that it is not.

@@ -17,6 +17,7 @@ from tiered_index.errors import (
     ReadOnlyError,
     StorageError,
     TieredIndexError,
+    storage_error,
 )
 from tiered_index.storage.commit import Store
 from tiered_index.storage.compact import Merge
@@ -177,7 +178,7 @@ class Writer:
                 raise
             finally:
                 self._batch = None
-            self._current.advance(transaction.commit())
+            self._advance(transaction.commit())
             self._maintain()
 
     def _commit_waiting(self, own: _Request) -> None:
@@ -189,7 +190,7 @@ class Writer:
             while self._waiting:
                 taken.append(self._waiting.popleft())
                 taken[-1].apply(transaction)
-            self._current.advance(transaction.commit())
+            self._advance(transaction.commit())
         except Exception as error:
             for request in taken:
                 request.finish(error)
@@ -233,7 +234,7 @@ class Writer:
                 id_kind=earlier.id_kind,
                 metadata_schema=earlier.metadata_schema,
             )
-            self._current.advance(committed)
+            self._advance(committed)
 
     def close(self) -> None:
         """Close the snapshot and let the next writer in."""
@@ -248,12 +249,34 @@ class Writer:
         """Hold the writer's lock and return the newest generation."""
         self._check_may_write()
         if self._lock is None:
-            self._lock = WriterLock(self._store.root)
+            lock = WriterLock(self._store.root)
+            # a manifest that a killed writer linked may not be durable yet, and what came before it goes now
+            try:
+                self._sync_manifests()
+            except BaseException:
+                lock.release()
+                raise
+            self._lock = lock
             collect(self._store, self._keep_generations)
         # another writer may have been here, or a commit of ours whose last step failed
         if self._store.generations()[-1] != self._current.get().manifest.generation:
             self._current.refresh()
         return self._current.get()
+
+    def _sync_manifests(self) -> None:
+        try:
+            self._store.files.sync_folder(self._store.manifests)
+        except OSError as error:
+            raise storage_error(f"{self._store.manifests}: cannot be synced", error) from error
+
+    def _advance(self, committed: Manifest) -> None:
+        """Open what was committed."""
+        try:
+            self._current.advance(committed)
+        except TieredIndexError as error:
+            raise CommitUncertainError(
+                f"generation {committed.generation} is committed, but cannot be opened: {error}"
+            ) from error
 
     def _check_may_write(self) -> None:
         self._current.get()
@@ -290,7 +313,7 @@ class Writer:
             except TieredIndexError:
                 merge.abandon()
                 raise
-            self._current.advance(committed)
+            self._advance(committed)
 
 
 def _sizes(snapshot: Snapshot) -> list[SegmentSize]:
