@@ -228,7 +228,8 @@ class Store:
         try:
             self.files.link(temporary, target)
         except FileExistsError as error:
-            self.files.unlink(temporary)
+            with suppress(OSError):
+                self.files.unlink(temporary)
             raise IndexLockedError(f"{target}: another writer committed this generation") from error
         except OSError as error:
             raise CommitUncertainError(f"{target}: linking the manifest failed: {error}") from error

@@ -83,7 +83,10 @@ class Merge:
         if self._entry is not None and len(missed) < self._entry.rows:
             entry = self._entry
             if missed:
-                entry = with_tombstones(self._store.files, self._store.segments, entry, missed)
+                try:
+                    entry = with_tombstones(self._store.files, self._store.segments, entry, missed)
+                except OSError as error:
+                    raise storage_error(f"{self._store.segments}: cannot merge", error) from error
             segments.insert(0, entry)  # merged rows are older than what came meanwhile
         manifest = self._store.commit(newest.manifest, segments=tuple(segments))
         self._end()

@@ -7,7 +7,7 @@ import os
 import weakref
 from pathlib import Path
 
-from tiered_index.errors import IndexLockedError, StorageError
+from tiered_index.errors import IndexLockedError, storage_error
 
 LOCK_NAME = "lock"
 
@@ -42,7 +42,7 @@ class WriterLock:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StorageError(f"{path}: cannot open the lock: {error}") from error
+            raise storage_error(f"{path}: cannot open the lock", error) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -50,8 +50,12 @@ class WriterLock:
             os.close(self._fd)
             raise IndexLockedError(f"{root}: process {holder} is writing to this index") from error
         _held.add(self)
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            self.release()
+            raise storage_error(f"{path}: cannot write the lock", error) from error
 
     def release(self) -> None:
         """Let the next writer in."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +58,13 @@ class SegmentWriter:
         self._folder = folder / self.name
         self._id_type = ID_TYPES[id_kind]
         files.make_folder(self._folder)
-        try:
-            self._rows_file = HashingFile(files, self._folder / ROWS_FILE)
+        with ExitStack() as undo:
+            undo.callback(remove_segment, files, self._folder)
+            self._rows_file = undo.enter_context(closing(HashingFile(files, self._folder / ROWS_FILE)))
             self._rows = ParquetRowsWriter(
                 self._rows_file, file_schema(self._id_type, schema, config.store_dim, config.dtype)
             )
-        except BaseException:
-            remove_segment(files, self._folder)
-            raise
+            undo.pop_all()
         self._coarse = CoarseBuilder(config.prefix_dim, config.graph_degree, config.ef_construction)
         self._lookup = LookupBuilder()
 
