@@ -134,7 +134,7 @@ def info(
     kept = "" if config.store_dim == config.dim else f" ({config.store_dim} kept)"
     _out.print(
         f"[bold]{escape(str(index))}[/]: {stats.rows:,} rows of {config.dim} dimensions{kept}, "
-        f"{config.metric}, {config.dtype}; {stats.segments} segments, generation {stats.generation}"
+        f"{config.metric}, {config.dtype}; {_segments(stats)}, generation {stats.generation}"
     )
     if stats.columns:
         _out.print("columns: " + ", ".join(f"{n} ({escape(kind)})" for n, kind in stats.columns.items()))
@@ -171,7 +171,7 @@ def optimize(index: IndexPath, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(stats)
     else:
-        _out.print(f"{stats.rows:,} rows in {stats.segments} segments, generation {stats.generation}")
+        _out.print(f"{stats.rows:,} rows in {_segments(stats)}, generation {stats.generation}")
 
 
 @app.command()
@@ -303,6 +303,10 @@ def _print_dimensions(table: list[Any], rows: int, dim: int, queries: int) -> No
             f"{row.memory_mb:.1f} MB",
         )
     _out.print(shown)
+
+
+def _segments(stats: ti.IndexStats) -> str:
+    return f"{stats.segments} segment{'' if stats.segments == 1 else 's'}"
 
 
 def _cache_folder() -> Path:

@@ -110,6 +110,7 @@ class Demo:
         marker = self._folder / _KEY
         if marker.exists() and marker.read_text() == key:
             return
+        train.check_dependencies()
         if self._folder.exists() and not marker.exists() and any(self._folder.iterdir()):
             self._check_own()
         self._folder.mkdir(parents=True, exist_ok=True)

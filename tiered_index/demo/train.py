@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ _BATCH = 1_024
 _EPOCHS = 5
 _LEARNING_RATE = 0.04
 _SEED = 7
+_INSTALL = "the demo trains a model and draws a plot: pip install 'tiered-index[demo]'"
+
+
+def check_dependencies() -> None:
+    """Raise MissingDependencyError unless all that the demo needs is installed."""
+    _import_torch()
+    if find_spec("matplotlib") is None:
+        raise MissingDependencyError(_INSTALL)
 
 
 def train(documents: pa.Table, folder: Path, report: Any) -> Any:
@@ -104,5 +113,5 @@ def _import_torch() -> tuple[Any, Any]:
         import sentence_transformers
         import torch
     except ImportError as error:
-        raise MissingDependencyError("the demo trains a model: pip install 'tiered-index[demo]'") from error
+        raise MissingDependencyError(_INSTALL) from error
     return sentence_transformers, torch
