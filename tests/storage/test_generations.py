@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
 import tiered_index as ti
 from tiered_index.coarse.prefix_graph import GRAPH_MIN_ROWS
+from tiered_index.storage.files import Files
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 from tiered_index.validate.batch import Intake, RowBatch
 
@@ -351,3 +354,52 @@ def test_writes_of_many_threads_share_commits(
     assert sorted(index.search(vectors[0], k=50).ids.tolist()) == list(range(12))
     # generation 3 is the slow write's, alone or with some that came before it took its first batch
     assert index.stats().generation <= 4
+
+
+class FailsOnce(Files):
+    """A disk on which one write fails."""
+
+    def __init__(self) -> None:
+        self.failing = False
+
+    def create(self, path: Path) -> BinaryIO:
+        file = super().create(path)
+        disk = self
+
+        class Failing(io.FileIO):
+            def write(self, data: object) -> int:
+                if disk.failing:
+                    disk.failing = False
+                    raise OSError(28, "No space left on device")
+                return file.write(data)
+
+            def close(self) -> None:
+                file.close()
+                super().close()
+
+        return Failing(path, "ab")
+
+
+def test_a_batch_with_a_failed_write_is_not_committed(make_index: Callable[..., ti.Index]) -> None:
+    vectors = matryoshka_vectors(20_000, 8, seed=9)
+    index = make_index(dim=8, prefix_dim=8)
+    index.add(range(10), vectors[:10])
+    disk = FailsOnce()
+    index._current.store.files = disk
+
+    def batch() -> None:
+        with index.batch():
+            index.add(range(10, 20), vectors[10:20])
+            disk.failing = True
+            with pytest.raises(ti.StorageFullError):
+                index.add(range(100, 10_000), vectors[100:10_000])  # a row group's worth: it reaches the disk
+            with pytest.raises(ti.StorageError, match="earlier write"):
+                index.add([20], vectors[20:21])
+
+    with pytest.raises(ti.StorageError, match="earlier write"):
+        batch()
+    assert len(index) == 10
+    assert segments_on_disk(index) == 1
+    index.add(range(10, 20), vectors[10:20])
+    assert len(index) == 20
+    assert index.verify().ok

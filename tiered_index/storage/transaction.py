@@ -48,6 +48,7 @@ class Transaction:
         self._snapshot = snapshot
         self._writer: SegmentWriter | None = None
         self._dead = BitMap()
+        self._broken = False
         self._deleted: dict[int, BitMap] = {}
         self.publishing = False
         """Whether the manifest may be in place."""
@@ -79,6 +80,7 @@ class Transaction:
         StorageError
             The disk failed.
         """
+        self._check_whole()
         first = 0 if self._writer is None else self._writer.rows
         dead, deleted = self._dead.copy(), {n: rows.copy() for n, rows in self._deleted.items()}
         decided = self.intake.id_kind, self.intake.schema
@@ -121,6 +123,11 @@ class Transaction:
         """
         if self._writer is not None and len(self._dead) == self._writer.rows:
             self.abandon()
+        try:
+            self._check_whole()
+        except StorageError:
+            self.abandon()
+            raise
         manifest = self._snapshot.manifest
         changed = any(self._deleted.values())
         if self._writer is None and not changed:
@@ -175,6 +182,11 @@ class Transaction:
             self._store.unfinished.discard(self._writer.name)
             self._writer = None
         self._dead = BitMap()
+        self._broken = False
+
+    def _check_whole(self) -> None:
+        if self._broken:
+            raise StorageError(f"{self._store.segments}: an earlier write of this transaction failed")
 
     def _take(self, batch: RowBatch, first: int, replace: bool) -> None:
         mine, theirs = self._find(batch.ids, batch.keys)
@@ -200,7 +212,9 @@ class Transaction:
                 batch.metadata.schema,
             )
             self._store.unfinished.add(self._writer.name)
+        self._broken = True  # unless the append ends well, the new segment's file is not what it should be
         self._writer.append(batch)
+        self._broken = False
 
     def _find(self, ids: pa.Array, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return each id's row in the new segment and its address in the snapshot; -1 if it is not there."""

@@ -225,6 +225,7 @@ class Writer:
         """Commit an earlier generation's content as the newest."""
         with self._mutex:
             self._refuse_in_batch("restore()")
+        with self._merging, self._mutex:  # a merge of rows that come back would lose them
             newest = self._newest()
             earlier = self._store.manifest(generation)
             Snapshot(earlier, self._store.segments, newest)  # raises unless all of it is there
