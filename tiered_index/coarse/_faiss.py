@@ -221,8 +221,3 @@ def memory_bytes(index: Any) -> tuple[int, int]:
     hnsw = index.hnsw
     # neighbours are int32; offsets are 64-bit and levels 32-bit, one a node
     return codes, 4 * hnsw.neighbors.size() + 8 * hnsw.offsets.size() + 4 * hnsw.levels.size()
-
-
-def version() -> str:
-    """Return FAISS's version."""
-    return str(faiss.__version__)

@@ -78,11 +78,6 @@ class ParquetRows:
             (len(random) - self._row_bytes + 1,), f"V{self._row_bytes}", buffer=random, strides=(1,)
         )
 
-    @property
-    def schema(self) -> pa.Schema:
-        """The file's columns: id, metadata, vector."""
-        return self._parquet.schema_arrow
-
     def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return a copy of the vectors of `rows`, in that order, shape (len(rows), dim).
 

@@ -9,6 +9,7 @@
         rows.parquet              id, metadata columns, full vectors (mapped in place)
         coarse.faiss              bf16 codes of the prefixes, and their HNSW graph
         lookup.arrow              ids by row, rows by id, inverse norms
+        deleted-<token>.roaring   rows deleted since, as of one generation or another
 
 Files are never changed once written. A commit writes new ones under new names, syncs them and their
 folders, and then links a manifest into place: the one step that makes them part of the index.

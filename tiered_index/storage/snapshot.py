@@ -142,12 +142,10 @@ class Snapshot:
             places = np.flatnonzero(numbers == number)
             yield number, places, addresses[places] & _ROW_MASK
 
-    def close(self, still_open: Snapshot | None = None) -> None:
-        """Close every segment that `still_open` does not share."""
-        kept = {live.segment.name for live in still_open.segments} if still_open is not None else set()
+    def close(self) -> None:
+        """Close every segment."""
         for live in self.segments:
-            if live.segment.name not in kept:
-                live.segment.close()
+            live.segment.close()
 
 
 def _parts(segments: tuple[LiveSegment, ...]) -> Iterator[CoarsePart]:

@@ -295,8 +295,11 @@ class Writer:
         if not self._merging.acquire(blocking=False):
             return  # optimize() is at it in another thread
         try:
+            merged = False
             while names := self._policy.choose(_sizes(self._current.get())):
                 self._merge(names)
+                merged = True
+            if merged:
                 collect(self._store, self._keep_generations)
         except StorageError as error:
             _log.warning("%s: segments could not be merged: %s", self._store.root, error)
