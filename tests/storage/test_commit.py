@@ -37,6 +37,23 @@ def test_a_damaged_newest_manifest_raises(make_index: Callable[..., ti.Index], v
         ti.open(index.path)
 
 
+def test_lost_manifests_do_not_make_garbage_of_the_rest(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray
+) -> None:
+    index = make_index()
+    index.add([1], vectors[:1])
+    index.close()
+    saved = {path: path.read_bytes() for path in (index.path / "manifests").iterdir()}
+    for path in saved:
+        path.unlink()
+    with pytest.raises(ti.CorruptIndexError, match="manifests are missing"):
+        ti.open(index.path, dim=64)
+    for path, data in saved.items():
+        path.write_bytes(data)
+    with ti.open(index.path) as again:
+        assert len(again) == 1
+
+
 @pytest.mark.parametrize("name", ["rows.parquet", "coarse.faiss", "lookup.arrow"])
 @pytest.mark.parametrize("damage", ["missing", "shorter", "longer"])
 def test_missing_and_resized_files_are_named(

@@ -70,6 +70,8 @@ class Store:
         ------
         NotAnIndexError
             There is something else here.
+        CorruptIndexError
+            There are segments, and no manifest that names them.
         """
         if not self.root.exists():
             return False
@@ -77,6 +79,7 @@ class Store:
             raise NotAnIndexError(f"{self.root}: is a file; an index is a folder")
         try:
             names = set(self.files.names(self.root))
+            segments = self.files.names(self.segments) if SEGMENTS in names else []
         except OSError as error:
             raise storage_error(f"{self.root}: cannot be listed", error) from error
         if MANIFESTS in names and self.generations():
@@ -86,6 +89,8 @@ class Store:
             raise NotAnIndexError(
                 f"{self.root}: a folder of something else ({min(strangers)!r}), not an index"
             )
+        if segments:  # a new index in this place would take them for garbage
+            raise CorruptIndexError(f"{self.manifests}: the manifests are missing, and there are segments")
         return False
 
     def create(self, config: IndexConfig) -> Manifest:
