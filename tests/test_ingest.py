@@ -151,7 +151,7 @@ def holds(queries: np.ndarray) -> Callable[..., None]:
             cut = queries[:, : index.config.store_dim]
             truth = [[ids[row] for row in rows] for rows in exact_top_k(vectors, cut, 10)[0]]
             result = index.search(queries, k=10)
-            assert (result.plan.strategy, result.plan.candidates) == ("scan", 96)
+            assert (result.plan.strategy, result.plan.candidates) == ("scan", 128)
             assert recall_at_k(result.ids, truth) == 1.0
 
     return check
