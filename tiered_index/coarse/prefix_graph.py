@@ -37,7 +37,6 @@ class Selection:
     """
 
     def __init__(self, selected: NDArray[np.bool_]) -> None:
-        self.count = int(np.count_nonzero(selected))
         self._bits = np.packbits(selected, bitorder="little")
         self._selector = _faiss.row_selector(self._bits)
         self._by_ef: dict[int | None, Any] = {}

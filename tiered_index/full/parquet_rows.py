@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tiered_index.config import Dtype
-from tiered_index.errors import CorruptIndexError, LayoutError
+from tiered_index.errors import CorruptIndexError, LayoutError, unreadable
 from tiered_index.full.parquet_writer import ROW_GROUP_ROWS, vector_type
 from tiered_index.mapped import MappedFile
 from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
@@ -96,7 +96,13 @@ class ParquetRows:
 
         The array is reused: it holds until the next one is asked for. Read, not mapped, so that a pass
         over everything keeps one row group in memory and does not push out what searches use.
+
+        Raises
+        ------
+        CorruptIndexError
+            The file cannot be read, or has become shorter.
         """
+        self._mapped.check()
         buffer = bytearray(min(ROW_GROUP_ROWS, max(self.rows, 1)) * self._row_bytes)
         for group, base in enumerate(self._bases.tolist()):
             first = group * ROW_GROUP_ROWS
@@ -208,7 +214,10 @@ def _first_page_bytes(mapping: mmap.mmap, offset: int) -> int:
 
 def _read_exactly(fd: int, view: memoryview, offset: int, path: str) -> None:
     while view:
-        count = os.preadv(fd, [view], offset)
+        try:
+            count = os.preadv(fd, [view], offset)
+        except OSError as error:
+            raise unreadable(path, error) from error
         if count == 0:
             raise CorruptIndexError(f"{path}: ends before byte {offset + len(view)}")
         view = view[count:]

@@ -46,14 +46,14 @@ class Merge:
         if not any(live.rows for live in self._sources):
             return
         schema = self._snapshot.schema if self._snapshot.schema is not None else pa.schema([])
+        for live in self._sources:  # the new digest would make old damage look sound
+            check_digest(live.segment.folder / ROWS_FILE, live.entry.files[ROWS_FILE])
         try:
             self._writer = SegmentWriter(
                 self._store.files, self._store.segments, manifest.config, manifest.id_kind or "str", schema
             )
             self._store.unfinished.add(self._writer.name)
             for live in self._sources:
-                # the new digest would make old damage look sound
-                check_digest(live.segment.folder / ROWS_FILE, live.entry.files[ROWS_FILE])
                 for batch in self._batches(live, schema):
                     self._writer.append(batch)
             self._entry = self._writer.finish()
