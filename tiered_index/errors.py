@@ -34,7 +34,8 @@ call's batch (the first :data:`MAX_ROWS_NAMED` of them).
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 MAX_ROWS_NAMED = 5
 """How many offending rows an error names."""
@@ -163,6 +164,17 @@ def unreadable(path: object, error: OSError) -> StorageError:
         return CorruptIndexError(f"{path}: missing")
     kind = StorageError if error.errno in _NO_MEANS else CorruptIndexError
     return kind(f"{path}: cannot be read: {error}")
+
+
+@contextmanager
+def disk_errors(message: str) -> Iterator[None]:
+    """Raise the operating system's errors inside the block as StorageError or StorageFullError."""
+    try:
+        yield
+    except TieredIndexError:  # some are OSErrors too, and typed already
+        raise
+    except OSError as error:
+        raise storage_error(message, error) from error
 
 
 def storage_error(message: str, error: OSError) -> StorageError:

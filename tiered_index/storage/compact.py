@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from tiered_index.errors import TieredIndexError, storage_error
+from tiered_index.errors import disk_errors
 from tiered_index.storage.commit import Store
 from tiered_index.storage.live import LiveSegment, with_tombstones
 from tiered_index.storage.manifest import Manifest, SegmentEntry
@@ -49,18 +49,21 @@ class Merge:
         for live in self._sources:  # the new digest would make old damage look sound
             check_digest(live.segment.folder / ROWS_FILE, live.entry.files[ROWS_FILE])
         try:
-            self._writer = SegmentWriter(
-                self._store.files, self._store.segments, manifest.config, manifest.id_kind or "str", schema
-            )
-            self._store.unfinished.add(self._writer.name)
-            for live in self._sources:
-                for batch in self._batches(live, schema):
-                    self._writer.append(batch)
-            self._entry = self._writer.finish()
-        except BaseException as error:
+            with disk_errors(f"{self._store.segments}: cannot merge"):
+                self._writer = SegmentWriter(
+                    self._store.files,
+                    self._store.segments,
+                    manifest.config,
+                    manifest.id_kind or "str",
+                    schema,
+                )
+                self._store.unfinished.add(self._writer.name)
+                for live in self._sources:
+                    for batch in self._batches(live, schema):
+                        self._writer.append(batch)
+                self._entry = self._writer.finish()
+        except BaseException:
             self.abandon()
-            if isinstance(error, OSError) and not isinstance(error, TieredIndexError):
-                raise storage_error(f"{self._store.segments}: cannot merge", error) from error
             raise
 
     def commit(self, newest: Snapshot) -> Manifest:
@@ -83,10 +86,8 @@ class Merge:
         if self._entry is not None and len(missed) < self._entry.rows:
             entry = self._entry
             if missed:
-                try:
+                with disk_errors(f"{self._store.segments}: cannot merge"):
                     entry = with_tombstones(self._store.files, self._store.segments, entry, missed)
-                except OSError as error:
-                    raise storage_error(f"{self._store.segments}: cannot merge", error) from error
             segments.insert(0, entry)  # merged rows are older than what came meanwhile
         manifest = self._store.commit(newest.manifest, segments=tuple(segments))
         self._end()

@@ -14,8 +14,7 @@ from tiered_index.errors import (
     DuplicateIdError,
     IndexLockedError,
     StorageError,
-    TieredIndexError,
-    storage_error,
+    disk_errors,
 )
 from tiered_index.storage.commit import Store
 from tiered_index.storage.live import with_tombstones
@@ -85,18 +84,17 @@ class Transaction:
         dead, deleted = self._dead.copy(), {n: rows.copy() for n, rows in self._deleted.items()}
         decided = self.intake.id_kind, self.intake.schema
         try:
-            for batch in batches:
-                if len(batch):
-                    self._take(batch, first, replace)
-        except BaseException as error:
+            with disk_errors(f"{self._store.segments}: cannot write"):
+                for batch in batches:
+                    if len(batch):
+                        self._take(batch, first, replace)
+        except BaseException:
             # What this call wrote stays in the file, dead; what it deleted lives again.
             dead.add_range(first, first if self._writer is None else self._writer.rows)
             self._dead, self._deleted = dead, deleted
             if self._writer is None or len(dead) == self._writer.rows:
                 self.abandon()
                 self.intake.id_kind, self.intake.schema = decided
-            if isinstance(error, OSError) and not isinstance(error, TieredIndexError):
-                raise storage_error(f"{self._store.segments}: cannot write", error) from error
             raise
 
     def delete(self, ids: pa.Array, keys: Keys) -> int:
@@ -133,24 +131,23 @@ class Transaction:
         if self._writer is None and not changed:
             return manifest
         try:
-            segments, gone = list(manifest.segments), set()
-            for number, rows in self._deleted.items():
-                live = self._snapshot.segments[number]
-                if len(rows) == live.rows:
-                    gone.add(live.entry.name)
-                elif rows:
-                    segments[number] = with_tombstones(
-                        self._store.files, self._store.segments, live.entry, live.deleted | rows
-                    )
-            if self._writer is not None:
-                entry = self._writer.finish()
-                if self._dead:
-                    entry = with_tombstones(self._store.files, self._store.segments, entry, self._dead)
-                segments.append(entry)
-        except BaseException as error:
+            with disk_errors(f"{self._store.segments}: cannot write"):
+                segments, gone = list(manifest.segments), set()
+                for number, rows in self._deleted.items():
+                    live = self._snapshot.segments[number]
+                    if len(rows) == live.rows:
+                        gone.add(live.entry.name)
+                    elif rows:
+                        segments[number] = with_tombstones(
+                            self._store.files, self._store.segments, live.entry, live.deleted | rows
+                        )
+                if self._writer is not None:
+                    entry = self._writer.finish()
+                    if self._dead:
+                        entry = with_tombstones(self._store.files, self._store.segments, entry, self._dead)
+                    segments.append(entry)
+        except BaseException:
             self.abandon()
-            if isinstance(error, OSError) and not isinstance(error, TieredIndexError):
-                raise storage_error(f"{self._store.segments}: cannot write", error) from error
             raise
         kept = tuple(entry for entry in segments if entry.name not in gone)
         schema = self.intake.schema

@@ -17,7 +17,7 @@ from tiered_index.errors import (
     ReadOnlyError,
     StorageError,
     TieredIndexError,
-    storage_error,
+    disk_errors,
 )
 from tiered_index.storage.commit import Store
 from tiered_index.storage.compact import Merge
@@ -253,7 +253,8 @@ class Writer:
             lock = WriterLock(self._store.root)
             # a manifest that a killed writer linked may not be durable yet, and what came before it goes now
             try:
-                self._sync_manifests()
+                with disk_errors(f"{self._store.manifests}: cannot be synced"):
+                    self._store.files.sync_folder(self._store.manifests)
             except BaseException:
                 lock.release()
                 raise
@@ -263,12 +264,6 @@ class Writer:
         if self._store.generations()[-1] != self._current.get().manifest.generation:
             self._current.refresh()
         return self._current.get()
-
-    def _sync_manifests(self) -> None:
-        try:
-            self._store.files.sync_folder(self._store.manifests)
-        except OSError as error:
-            raise storage_error(f"{self._store.manifests}: cannot be synced", error) from error
 
     def _advance(self, committed: Manifest) -> None:
         """Open what was committed."""
