@@ -25,7 +25,7 @@ LAYERS = [
     ["results"],
     ["storage"],
     ["coarse", "full"],
-    ["validate", "planner", "testing"],
+    ["compiled", "validate", "planner", "testing"],
     ["blas", "config", "mapped"],
     ["errors"],
 ]

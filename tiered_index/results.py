@@ -28,6 +28,10 @@ class SearchStats(msgspec.Struct, frozen=True, kw_only=True):
         Graphs that were walked, and sets of prefixes that were all scored; small segments count as one.
     rows_read, bytes_read : int
         Full vectors that were read, and their bytes.
+    cold_rows : int
+        Of them, rows that had to be waited for.
+    distances : int
+        Prefixes that were scored; 0 where FAISS walked, which does not count them.
     """
 
     total_ms: float
@@ -38,15 +42,23 @@ class SearchStats(msgspec.Struct, frozen=True, kw_only=True):
     parts_scanned: int
     rows_read: int
     bytes_read: int
+    cold_rows: int = 0
+    distances: int = 0
 
 
 class Hits(NamedTuple):
-    """What the tiers found: addresses in a snapshot, shape (n, k), int64, and scores, float32."""
+    """What the tiers found: addresses in a snapshot, shape (n, k), int64, and scores, float32.
+
+    `late`: the deadline came first. `margin`: standard deviations between the k-th best score and what was
+    rescored last.
+    """
 
     addresses: NDArray[np.int64]
     scores: NDArray[np.float32]
     plan: Plan
     stats: SearchStats
+    late: bool = False
+    margin: float = 0.0
 
 
 class SearchResult:

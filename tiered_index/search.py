@@ -1,8 +1,9 @@
-"""Searching: candidates by prefix, then their exact scores."""
+"""Searching: candidates by prefix, then their exact scores, until the deadline."""
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,55 @@ from tiered_index.validate.vectors import Floats, prefixes_of
 
 Addresses = NDArray[np.int64]
 
+MARGIN_ROWS = 16
+"""Rows rescored last, which stand for those that would be next."""
 
-def search(snapshot: Snapshot, queries: Floats, k: int, plan: Plan, started: float) -> Hits:
+_FIRST_ROWS = 8
+_CHUNK_ROWS = 32
+"""Rows between looks at the clock; NumPy's calls for a chunk take as long as 20 rows from memory."""
+
+_COLD_MS = 0.02
+"""A row; from memory it takes about 0.001."""
+
+
+class Limits(NamedTuple):
+    """When to stop, on the clock of ``perf_counter_ns``, 0 for never, and what to expect of the disk.
+
+    Attributes
+    ----------
+    walk_ns, call_ns : int
+        Deadlines of the walk and of the whole call.
+    cold : bool
+        Rows are likely not in memory.
+    """
+
+    walk_ns: int = 0
+    call_ns: int = 0
+    cold: bool = False
+
+
+NO_LIMITS = Limits()
+
+
+class _Taken(NamedTuple):
+    """What one query's rescoring gave and took."""
+
+    addresses: Addresses
+    scores: Floats
+    margin: float
+    late: bool
+    rows_read: int
+    cold_rows: int
+
+
+def search(
+    snapshot: Snapshot,
+    queries: Floats,
+    k: int,
+    plan: Plan,
+    started: float,
+    limits: Limits = NO_LIMITS,
+) -> Hits:
     """Answer queries by both tiers.
 
     Parameters
@@ -31,30 +79,34 @@ def search(snapshot: Snapshot, queries: Floats, k: int, plan: Plan, started: flo
         How.
     started : float
         ``perf_counter()`` when the call came in, for the statistics.
+    limits : Limits
+        What may be spent.
 
     Returns
     -------
     Hits
-        Of shape (n, min(k, rows)).
+        Of shape (n, min(k, rows)); fewer where the deadline came before so many were rescored.
     """
-    coarse_started = perf_counter()
-    addresses, scanned = _candidates(snapshot, queries, plan)
-    rescore_started = perf_counter()
     k = min(k, snapshot.rows)
-    top = np.empty((len(queries), k), np.int64)
-    scores = np.empty((len(queries), k), np.float32)
-    for i, query in enumerate(queries):
-        candidates = addresses[i]
-        exact = _rescore(snapshot, Scorer(query, snapshot.config.dtype), candidates)
-        best = np.argsort(-exact, kind="stable")[:k]
-        top[i] = candidates[best]
-        scores[i] = exact[best]
+    if len(queries) == 1 and snapshot.road is not None and plan.strategy == "graph":
+        hits = _by_road(snapshot, queries, k, plan, started, limits)
+        if hits is not None:
+            return hits
+    coarse_started = perf_counter()
+    addresses, scanned, distances = _candidates(snapshot, queries, plan, limits)
+    rescore_started = perf_counter()
+    taken = [
+        _rescore(snapshot, Scorer(query, snapshot.config.dtype), found, k, plan.early_stop, limits)
+        for query, found in zip(queries, addresses, strict=True)
+    ]
     finished = perf_counter()
+    k = min((len(one.addresses) for one in taken), default=k)
+    rows_read = sum(one.rows_read for one in taken)
     if scanned == len(snapshot.parts):
-        plan = Plan(strategy="scan", prefix_dim=plan.prefix_dim, ef=plan.ef, candidates=plan.candidates)
+        plan = _scan_of(plan)
     return Hits(
-        top,
-        scores,
+        np.array([one.addresses[:k] for one in taken], np.int64).reshape(len(queries), k),
+        np.array([one.scores[:k] for one in taken], np.float32).reshape(len(queries), k),
         plan,
         SearchStats(
             total_ms=(finished - started) * 1e3,
@@ -63,34 +115,129 @@ def search(snapshot: Snapshot, queries: Floats, k: int, plan: Plan, started: flo
             queries=len(queries),
             parts_walked=len(snapshot.parts) - scanned,
             parts_scanned=scanned,
-            rows_read=addresses.size,
-            bytes_read=addresses.size * snapshot.row_bytes,
+            rows_read=rows_read,
+            bytes_read=rows_read * snapshot.row_bytes,
+            cold_rows=sum(one.cold_rows for one in taken),
+            distances=distances,
         ),
+        late=any(one.late for one in taken),
+        margin=float(np.mean([one.margin for one in taken])) if taken else 0.0,
     )
 
 
-def _candidates(snapshot: Snapshot, queries: Floats, plan: Plan) -> tuple[Addresses, int]:
-    """Return the addresses of each query's candidates, and how many parts were scanned for them."""
+def _scan_of(plan: Plan) -> Plan:
+    return Plan(strategy="scan", prefix_dim=plan.prefix_dim, ef=plan.ef, candidates=plan.candidates)
+
+
+def _by_road(
+    snapshot: Snapshot, queries: Floats, k: int, plan: Plan, started: float, limits: Limits
+) -> Hits | None:
+    """Answer one query compiled; None where that is not to be had or found too little."""
+    road = snapshot.road
+    if road is None or not road.takes(k, plan.ef):
+        return None
+    prefix = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")[0]
+    found = road.answer(
+        prefix,
+        queries[0],
+        k,
+        plan.ef,
+        plan.candidates,
+        stop=plan.early_stop,
+        walk_deadline_ns=limits.walk_ns,
+        deadline_ns=limits.call_ns,
+        cold=limits.cold,
+    )
+    if len(found.rows) < k and not found.late:
+        return None  # deleted rows, or a part of the graph that the walk did not reach
+    return Hits(
+        found.rows[None],
+        found.scores[None],
+        plan,
+        SearchStats(
+            total_ms=(perf_counter() - started) * 1e3,
+            coarse_ms=found.coarse_ms,
+            rescore_ms=found.rescore_ms,
+            queries=1,
+            parts_walked=1,
+            parts_scanned=0,
+            rows_read=found.rows_read,
+            bytes_read=found.rows_read * snapshot.row_bytes,
+            cold_rows=found.cold_rows,
+            distances=found.distances,
+        ),
+        late=found.late,
+        margin=found.margin,
+    )
+
+
+def _candidates(
+    snapshot: Snapshot, queries: Floats, plan: Plan, limits: Limits
+) -> tuple[Addresses, int, int]:
+    """Return the addresses of each query's candidates, parts that were scanned, and distances."""
     prefixes = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")
-    found, scores, scanned = [], [], 0
+    found, scores, scanned, distances = [], [], 0, 0
     for part in snapshot.parts:
-        count = min(plan.candidates, part.rows)
-        best = part.tier.search(prefixes, plan.ef, count, among=part.among)
+        best = part.tier.search(
+            prefixes,
+            plan.ef,
+            min(plan.candidates, part.rows),
+            scan=plan.strategy == "scan",
+            among=part.among,
+            deadline_ns=limits.walk_ns,
+        )
         found.append(best.rows + part.first if part.addresses is None else part.addresses[best.rows])
         scores.append(best.scores)
         scanned += best.scanned
+        distances += best.distances
     if not found:
-        return np.empty((len(queries), 0), np.int64), 0
+        return np.empty((len(queries), 0), np.int64), 0, 0
     if len(found) == 1:
-        return found[0], scanned
+        return found[0], scanned, distances
     order = np.argsort(-np.concatenate(scores, axis=1), axis=1, kind="stable")[:, : plan.candidates]
-    return np.take_along_axis(np.concatenate(found, axis=1), order, axis=1), scanned
+    return np.take_along_axis(np.concatenate(found, axis=1), order, axis=1), scanned, distances
 
 
-def _rescore(snapshot: Snapshot, scorer: Scorer, addresses: Addresses) -> Floats:
-    if len(snapshot.segments) == 1:  # the address is the row
-        return snapshot.segments[0].segment.rescore(scorer, addresses)
+def _rescore(
+    snapshot: Snapshot, scorer: Scorer, addresses: Addresses, k: int, stop: float, limits: Limits
+) -> _Taken:
+    """Score candidates exactly, best first, in chunks, until the margin or the deadline is reached."""
     scores = np.empty(len(addresses), np.float32)
-    for number, places, rows in snapshot.split(addresses):
-        scores[places] = snapshot.segments[number].segment.rescore(scorer, rows)
-    return scores
+    done, cold_rows, margin = 0, 0, 0.0
+    cold, late = limits.cold, False
+    if cold:
+        snapshot.advise(addresses)
+    while done < len(addresses):
+        patient = done and not limits.call_ns and not stop
+        size = len(addresses) if patient else _CHUNK_ROWS if done else _FIRST_ROWS
+        chunk = addresses[done : done + size]
+        began = perf_counter_ns()
+        scores[done : done + len(chunk)] = snapshot.rescore(scorer, chunk)
+        now = perf_counter_ns()
+        done += len(chunk)
+        if now - began > len(chunk) * _COLD_MS * 1e6:
+            cold_rows += len(chunk)
+            if not cold and done < len(addresses):
+                cold = True
+                snapshot.advise(addresses[done:])
+        if done < k:
+            continue
+        if stop and done >= MARGIN_ROWS:
+            margin = _margin(scores[:done], k)
+            if margin >= stop:
+                break
+        if limits.call_ns and now > limits.call_ns and done < len(addresses):
+            late = True
+            break
+    scores = scores[:done]
+    best = np.argsort(-scores, kind="stable")[:k]
+    if done >= MARGIN_ROWS and len(best) == k:
+        margin = margin or _margin(scores, k)
+    return _Taken(addresses[:done][best], scores[best], margin, late, done, cold_rows)
+
+
+def _margin(scores: Floats, k: int) -> float:
+    """Return how many standard deviations the k-th best score stands above those rescored last."""
+    last = scores[-MARGIN_ROWS:]
+    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
+    return float((kth - last.mean()) / max(float(last.std()), 1e-12))

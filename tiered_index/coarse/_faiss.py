@@ -221,3 +221,24 @@ def memory_bytes(index: Any) -> tuple[int, int]:
     hnsw = index.hnsw
     # neighbours are int32; offsets are 64-bit and levels 32-bit, one a node
     return codes, 4 * hnsw.neighbors.size() + 8 * hnsw.offsets.size() + 4 * hnsw.levels.size()
+
+
+def graph_addresses(index: Any) -> tuple[int, int, int, int, tuple[int, int], int, int]:
+    """Return what a graph is made of, for a walk outside FAISS; valid as long as the index.
+
+    Returns
+    -------
+    tuple
+        Address of the codes, bytes a code, address of each row's first link (int64), of the links (int32;
+        -1 ends a level), links of a row on level 0 and on each above, entry point, top level.
+    """
+    storage, hnsw = codes_of(index), index.hnsw
+    return (
+        int(storage.codes.data()),
+        int(storage.code_size),
+        int(hnsw.offsets.data()),
+        int(hnsw.neighbors.data()),
+        (hnsw.nb_neighbors(0), hnsw.nb_neighbors(1)),
+        int(hnsw.entry_point),
+        int(hnsw.max_level),
+    )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.coarse import _faiss
+from tiered_index.compiled import engine
 from tiered_index.errors import CorruptIndexError
 from tiered_index.mapped import MappedFile
 
@@ -37,9 +38,19 @@ class Selection:
     """
 
     def __init__(self, selected: NDArray[np.bool_]) -> None:
+        self._selected = selected
+        self._count = int(np.count_nonzero(selected))
         self._bits = np.packbits(selected, bitorder="little")
         self._selector = _faiss.row_selector(self._bits)
         self._by_ef: dict[int | None, Any] = {}
+
+    def wider(self, ef: int) -> int:
+        """Return how wide a beam must be that holds other rows too, for `ef` of these."""
+        return -(-ef * len(self._selected) // max(self._count, 1))
+
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of `rows` are selected."""
+        return self._selected[rows]
 
     def parameters(self, ef: int | None) -> Any:
         """Return FAISS's parameters for a walk, or for a scan where `ef` is None."""
@@ -60,11 +71,14 @@ class Candidates(NamedTuple):
         Inner products of the prefixes.
     scanned : bool
         Whether every code was scored, rather than the graph walked.
+    distances : int
+        Codes that were scored, for all queries; 0 where FAISS walked, which does not count them.
     """
 
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
     scanned: bool
+    distances: int
 
 
 class CoarseBuilder:
@@ -135,6 +149,10 @@ class CoarseTier:
         self.rows = int(index.ntotal)
         self.has_graph = _faiss.is_graph(index)
         self._views: dict[int, tuple[Any, Any]] = {}
+        self._engine: Any = engine() if self.has_graph else None
+        if self._engine is not None and self.rows >= self._engine.MAX_ROWS:
+            self._engine = None
+        self._fields = self.graph_fields() if self._engine is not None else None
 
     @classmethod
     def open(cls, path: str, prefix_dim: int, rows: int) -> CoarseTier:
@@ -170,8 +188,12 @@ class CoarseTier:
 
     def codes(self) -> NDArray[np.uint8]:
         """Return the codes, shape (rows, 2 prefix_dim), as a view that lives as long as the tier."""
-        self._check()
+        self.check()
         return _faiss.codes_array(self._index)
+
+    def graph_fields(self) -> Any:
+        """Return what the compiled walk needs to know of the graph, valid as long as the tier."""
+        return self._engine.graph_fields(*_faiss.graph_addresses(self._index))
 
     def search(
         self,
@@ -181,6 +203,7 @@ class CoarseTier:
         *,
         scan: bool = False,
         among: Selection | None = None,
+        deadline_ns: int = 0,
     ) -> Candidates:
         """Find each prefix's best `count` rows.
 
@@ -196,26 +219,50 @@ class CoarseTier:
             Score every code even where there is a graph.
         among : Selection, optional
             Find these rows only; `count` is at most as many.
+        deadline_ns : int
+            When the compiled walk of a single query ends with what it has, on the clock of
+            ``perf_counter_ns``; 0 for none. FAISS's walk and a scan do not look at the clock.
         """
-        self._check()
-        flat, graph = self._view(prefixes.shape[1])
+        self.check()
         ef = max(ef, count)
-        if graph is not None and not scan and self.rows > SCAN_ROWS_PER_EF * ef:
+        if self._fields is not None and len(prefixes) == 1 and not self._scans(ef, scan):
+            found = self._walk(prefixes, ef, count, among, deadline_ns)
+            if found is not None:
+                return found
+        flat, graph = self._view(prefixes.shape[1])
+        if graph is not None and not self._scans(ef, scan):
             parameters = _parameters(ef) if among is None else among.parameters(ef)
             rows, scores = _faiss.search(graph, prefixes, count, parameters)
             if rows[:, -1].min() >= 0:
-                return Candidates(rows, scores, scanned=False)
+                return Candidates(rows, scores, scanned=False, distances=0)
             # Fewer than asked for: the graph has parts that the walk did not reach.
         parameters = None if among is None else among.parameters(None)
         rows, scores = _faiss.search(flat, prefixes, count, parameters)
-        return Candidates(rows, scores, scanned=True)
+        return Candidates(rows, scores, scanned=True, distances=len(prefixes) * self.rows)
+
+    def _scans(self, ef: int, scan: bool) -> bool:
+        return scan or not self.has_graph or self.rows <= SCAN_ROWS_PER_EF * ef
+
+    def _walk(
+        self, prefixes: NDArray[np.float32], ef: int, count: int, among: Selection | None, deadline_ns: int
+    ) -> Candidates | None:
+        """Walk compiled; None if fewer than `count` rows were found, and not for want of time."""
+        ef = ef if among is None else among.wider(ef)
+        rows, scores, distances = self._engine.walk(self._fields, prefixes[0], ef, deadline_ns)
+        if among is not None:
+            kept = among.of(rows)
+            rows, scores = rows[kept], scores[kept]
+        if len(rows) < count and not deadline_ns:
+            return None
+        return Candidates(rows[None, :count], scores[None, :count], scanned=False, distances=distances)
 
     def close(self) -> None:
         """Let go of the file; the mapping stays until the tier goes."""
         if self._mapped is not None:
             self._mapped.close()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise if the file was closed or has become shorter."""
         if self._mapped is not None:
             self._mapped.check()
 

@@ -78,6 +78,37 @@ class ParquetRows:
             (len(random) - self._row_bytes + 1,), f"V{self._row_bytes}", buffer=random, strides=(1,)
         )
 
+    @property
+    def descriptor(self) -> int:
+        """The open file's descriptor."""
+        return self._mapped.descriptor
+
+    def check(self) -> None:
+        """Raise if the file was closed or has become shorter."""
+        self._mapped.check()
+
+    def addresses(self) -> tuple[int, int, int, int, int, bool]:
+        """Return what the compiled road reads rows by, valid as long as this object.
+
+        Address of the mapped file, of each row group's offset in it (int64), rows of a group as a power of
+        two, bytes a row, dimensions, and whether they are float16.
+        """
+        mapping = self._any_offset.__array_interface__["data"][0]
+        half = self._dtype.itemsize == np.dtype(np.float16).itemsize
+        return mapping, self._bases.ctypes.data, _GROUP_SHIFT, self._row_bytes, self._dim, half
+
+    def advise(self, rows: NDArray[np.int64]) -> None:
+        """Ask the system to begin reading `rows`; nothing where it cannot be asked."""
+        if hasattr(os, "posix_fadvise"):
+            for offset in self._offsets(rows).tolist():
+                os.posix_fadvise(self.descriptor, offset, self._row_bytes, os.POSIX_FADV_WILLNEED)
+
+    def _offsets(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        offsets: NDArray[np.int64] = (
+            self._bases[rows >> _GROUP_SHIFT] + (rows & _GROUP_MASK) * self._row_bytes
+        )
+        return offsets
+
     def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return a copy of the vectors of `rows`, in that order, shape (len(rows), dim).
 
@@ -87,8 +118,7 @@ class ParquetRows:
             The file has become shorter.
         """
         self._mapped.check()
-        offsets = self._bases[rows >> _GROUP_SHIFT] + (rows & _GROUP_MASK) * self._row_bytes
-        raw: NDArray[Any] = self._any_offset[offsets]
+        raw: NDArray[Any] = self._any_offset[self._offsets(rows)]
         return raw.view(self._dtype).reshape(len(rows), self._dim)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -124,7 +154,13 @@ class ParquetRows:
         self._mapped.check()
         groups, which = np.unique(rows >> _GROUP_SHIFT, return_inverse=True)
         try:
-            table = self._parquet.read_row_groups(groups.tolist(), columns=list(names))
+            # A reader of its own: two threads in one of Arrow's read_row_groups crashed
+            reader = pq.ParquetFile(
+                pa.BufferReader(pa.py_buffer(self._mapping)),
+                metadata=self._parquet.metadata,
+                page_checksum_verification=True,
+            )
+            table = reader.read_row_groups(groups.tolist(), columns=list(names))
         except (pa.ArrowException, OSError) as error:
             raise CorruptIndexError(f"{self.path}: cannot be read: {error}") from error
         last = len(self._bases) - 1

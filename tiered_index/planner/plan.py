@@ -39,12 +39,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         Beam width of the walk; 0 for "exact".
     candidates : int
         Rows that are rescored by their full vectors; 0 for "exact", which scores all.
+    early_stop : float
+        When walk and rescoring end before ef and candidates are spent: as soon as the k-th best score
+        stands this many standard deviations above what was rescored last. 0 spends all.
     """
 
     strategy: Strategy
     prefix_dim: int
     ef: int
     candidates: int
+    early_stop: float = 0.0
 
 
 EXACT = Plan(strategy="exact", prefix_dim=0, ef=0, candidates=0)

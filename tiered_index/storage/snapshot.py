@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from tiered_index.coarse.prefix_graph import CoarseTier, Selection
 from tiered_index.full.parquet_writer import file_schema
+from tiered_index.full.rescore import Scorer
 from tiered_index.storage.live import LiveSegment
 from tiered_index.storage.lookup import NOT_FOUND
 from tiered_index.storage.manifest import Manifest
+from tiered_index.storage.road import road_of
 from tiered_index.storage.segment import Segment
 from tiered_index.validate.ids import ID_TYPES, Keys
 from tiered_index.validate.metadata import VECTOR_COLUMN
@@ -86,6 +88,21 @@ class Snapshot:
         self.row_bytes = self.config.store_dim * np.dtype(self.config.dtype).itemsize
         self.rows = sum(live.rows for live in self.segments)
         self.parts = tuple(_parts(self.segments))
+        self.road = road_of(self.segments, self.parts)
+
+    def rescore(self, scorer: Scorer, addresses: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the exact scores of the rows at `addresses`."""
+        if len(self.segments) == 1:  # the address is the row
+            return self.segments[0].segment.rescore(scorer, addresses)
+        scores = np.empty(len(addresses), np.float32)
+        for number, places, rows in self.split(addresses):
+            scores[places] = self.segments[number].segment.rescore(scorer, rows)
+        return scores
+
+    def advise(self, addresses: NDArray[np.int64]) -> None:
+        """Ask the system to begin reading the rows at `addresses`."""
+        for number, _, rows in self.split(addresses):
+            self.segments[number].segment.full.advise(rows)
 
     def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
         """Return the address of each id, or -1."""

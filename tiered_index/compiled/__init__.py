@@ -1,0 +1,27 @@
+"""The road of one query, compiled: an optional engine over FAISS's own graph and codes.
+
+FAISS's walk waits for memory; this one asks for vectors before it needs them and finds the same rows
+(``python -m benchmarks planner`` compares the two). It needs Numba, ``pip install 'tiered-index[fast]'``;
+without it FAISS walks and NumPy rescores.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+DISABLE = "TIERED_INDEX_NO_COMPILED"
+"""Environment variable: when it is set, FAISS walks though Numba is there."""
+
+
+@lru_cache(maxsize=1)
+def engine() -> Any:
+    """Return :mod:`tiered_index.compiled.engine`, or None where Numba is missing or switched off."""
+    if os.environ.get(DISABLE):
+        return None
+    try:
+        return import_module("tiered_index.compiled.engine")
+    except ImportError:
+        return None

@@ -1,0 +1,226 @@
+"""One query through both tiers in one call: walk, rescoring, early stop and deadline.
+
+Candidates are rescored best first. A row that has to be waited for shows that the page cache is cold;
+from then on the system is told which rows come next (100 random rows of 4 KiB: 1.2 ms so, 7.4 ms one
+after the other).
+
+With early stopping the walk begins narrow and is widened while it pays. What remains to be found lies
+below what was rescored last, so the walk ends when the k-th best score stands `stop` standard deviations
+above the last rescored: on 250,000 sentences, recall@10 0.97 took 0.81 of the time of the best fixed ef,
+and a random forest over twenty features of the score profile needed as many candidates as this one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from tiered_index.compiled.operations import (
+    dot_f16,
+    dot_f32,
+    load_f32,
+    load_i64,
+    load_u8,
+    nanoseconds,
+    prefetch,
+    will_need,
+)
+from tiered_index.compiled.walk import (
+    COARSE_NS,
+    COLD,
+    COLD_ROWS,
+    FINAL_EF,
+    FULL,
+    LATE,
+    RESCORE_NS,
+    ROWS_READ,
+    SCORED,
+    SIZE,
+    advance,
+    begin,
+    row_of,
+    widen,
+)
+
+# What a full tier is, in an array of int64
+MAPPING = 0  # address of the file
+BASES = 1  # address of each row group's offset in it, int64
+GROUP_SHIFT = 2  # rows of a group, as a power of two
+ROW_BYTES = 3
+DIM = 4
+HALF = 5  # whether numbers are float16
+NORMS = 6  # address of one over each row's length, float32, or 0
+DESCRIPTOR = 7
+LIVE = 8  # address of a bit a row, lowest first, or 0 if all may be found
+FULL_FIELDS = 9
+
+WINDOW = 16
+"""Rows that stand for what would be rescored next. 8 and 32 did as well or worse at recall 0.95."""
+
+_CHUNK = 4  # rows between looks at the clock
+_COLD_NS = 10_000  # a row; from memory one takes about 300
+_PREFETCHED = 8  # lines of the next row; the machine's own prefetcher follows
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _offset(full, row):  # type: ignore[no-untyped-def]
+    group = row >> full[GROUP_SHIFT]
+    within = row & ((1 << full[GROUP_SHIFT]) - 1)
+    return load_i64(full[BASES] + 8 * group) + within * full[ROW_BYTES]
+
+
+@njit(nogil=True, cache=True)
+def _score(full, query, row):  # type: ignore[no-untyped-def]
+    address = full[MAPPING] + _offset(full, row)
+    score = dot_f16(address, query, full[DIM]) if full[HALF] else dot_f32(address, query, full[DIM])
+    return score * load_f32(full[NORMS] + 4 * row) if full[NORMS] else score
+
+
+@njit(nogil=True, cache=True)
+def _advise(full, beam, first, last):  # type: ignore[no-untyped-def]
+    for i in range(first, last):
+        if not beam[i] & SCORED:
+            will_need(full[DESCRIPTOR], _offset(full, row_of(beam[i])), full[ROW_BYTES])
+
+
+@njit(nogil=True, cache=True)
+def _keep(score, row, k, found, top_scores, top_rows):  # type: ignore[no-untyped-def]
+    """Put a row into the best k, sorted; return how many there are."""
+    if found == k and score <= top_scores[k - 1]:
+        return found
+    at = found if found < k else k - 1
+    while at > 0 and top_scores[at - 1] < score:
+        top_scores[at] = top_scores[at - 1]
+        top_rows[at] = top_rows[at - 1]
+        at -= 1
+    top_scores[at] = score
+    top_rows[at] = row
+    return min(found + 1, k)
+
+
+@njit(nogil=True, cache=True)
+def rescore(full, query, k, beam, last, limit, recent, top_scores, top_rows, found, state, deadline):  # type: ignore[no-untyped-def]
+    """Score the rows of ``beam[:last]`` that are not scored yet, at most `limit` in all; return found."""
+    looked = nanoseconds()
+    in_chunk = 0
+    if state[COLD]:
+        _advise(full, beam, 0, last)
+    for i in range(last):
+        key = beam[i]
+        if key & SCORED:
+            continue
+        row = row_of(key)
+        beam[i] = key | SCORED
+        if full[LIVE] and not (load_u8(full[LIVE] + (row >> 3)) >> (row & 7)) & 1:
+            continue
+        if state[ROWS_READ] == limit:
+            break
+        if i + 1 < last:
+            ahead = full[MAPPING] + _offset(full, row_of(beam[i + 1]))
+            for line in range(_PREFETCHED):
+                prefetch(ahead + 64 * line)
+        score = _score(full, query, row)
+        recent[state[ROWS_READ] % WINDOW] = score
+        state[ROWS_READ] += 1
+        found = _keep(score, row, k, found, top_scores, top_rows)
+        in_chunk += 1
+        if in_chunk == _CHUNK:
+            now = nanoseconds()
+            if now - looked > _CHUNK * _COLD_NS:
+                if not state[COLD]:
+                    state[COLD] = 1
+                    _advise(full, beam, i + 1, last)
+                state[COLD_ROWS] += in_chunk
+            if deadline > 0 and now > deadline and found == k:
+                state[LATE] = 1
+                break
+            looked, in_chunk = now, 0
+    return found
+
+
+@njit(nogil=True, cache=True)
+def margin(kth, recent):  # type: ignore[no-untyped-def]
+    """Return how many standard deviations the k-th best score stands above the last rescored."""
+    mean = 0.0
+    for score in recent:
+        mean += score
+    mean /= len(recent)
+    variance = 0.0
+    for score in recent:
+        variance += (score - mean) ** 2
+    deviation = np.sqrt(variance / len(recent))
+    return (kth - mean) / max(deviation, 1e-12)
+
+
+@njit(nogil=True, cache=True)
+def answer(  # type: ignore[no-untyped-def]
+    graph,
+    full,
+    prefix,
+    dims,
+    query,
+    k,
+    ef,
+    candidates,
+    stop,
+    walk_deadline,
+    deadline,
+    cold,
+    beam,
+    spill,
+    seen,
+    table,
+    recent,
+    top_scores,
+    top_rows,
+    state,
+):
+    """Answer one query; return how many rows were found, and the final margin.
+
+    Parameters
+    ----------
+    graph, full : int64 arrays
+        The tiers, as named in this module and the walk's.
+    prefix, query : int
+        Addresses of float32, of `dims` and of all dimensions.
+    k, ef, candidates : int
+        The plan; with early stopping the most that may be spent.
+    stop : float
+        Margin at which the walk ends; 0 walks and rescores all.
+    walk_deadline, deadline : int
+        Of the walk and of the whole call, on the clock of ``perf_counter_ns``; 0 for none.
+    cold : bool
+        Whether to ask for all rows before the first is scored.
+    beam, spill, seen, table, recent, top_scores, top_rows, state : arrays
+        Room to work in.
+    """
+    clock = nanoseconds()
+    state[:] = 0
+    state[COLD] = cold
+    begin(graph, prefix, dims, beam, seen, table, state)
+    found = 0
+    reached = np.float64(0.0)
+    now_ef = min(ef, k + 12) if stop > 0.0 else ef
+    kept = spill if now_ef < ef else spill[:0]
+    while True:
+        advance(graph, prefix, dims, now_ef, beam, kept, seen, table, state, walk_deadline)
+        if state[FULL]:
+            return 0, reached
+        walked = nanoseconds()
+        state[COARSE_NS] += walked - clock
+        last = min(state[SIZE], now_ef)
+        found = rescore(
+            full, query, k, beam, last, candidates, recent, top_scores, top_rows, found, state, deadline
+        )
+        clock = nanoseconds()
+        state[RESCORE_NS] += clock - walked
+        if found == k and state[ROWS_READ] >= WINDOW:
+            reached = margin(top_scores[k - 1], recent)
+        if state[LATE] or now_ef == ef or state[SIZE] < now_ef or state[ROWS_READ] >= candidates:
+            break
+        if reached >= stop:
+            break
+        now_ef = min(ef, now_ef + (now_ef >> 1))
+        widen(beam, spill, now_ef, state)
+    state[FINAL_EF] = now_ef
+    return found, reached

@@ -1,0 +1,224 @@
+"""What Python calls of the compiled road: addresses in, arrays out."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiered_index.compiled import answer as both
+from tiered_index.compiled import walk as coarse
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+MAX_K = 512
+"""The best rows are kept by insertion; with more of them NumPy's partition is faster."""
+
+MAX_ROWS = coarse.MAX_ROWS
+"""A row and two flags share 32 bits."""
+
+_MIN_SEEN = 8_192
+_NOT_KEPT = np.empty(0, np.int64)
+
+
+class _Room(threading.local):
+    """A thread's own arrays to work in; they grow and stay."""
+
+    def __init__(self) -> None:
+        self.beam = np.empty(256, np.int64)
+        self.recent = np.empty(both.WINDOW, np.float32)
+        self.state = np.zeros(coarse.STATE_FIELDS, np.int64)
+        self.make_seen(_MIN_SEEN)
+
+    def make_seen(self, size: int) -> None:
+        self.seen = np.empty(size, np.int32)
+        self.spill = np.empty(size, np.int64)
+        self.table = np.empty(4 * size, np.int32)  # at most half full, and a power of two
+
+    def for_ef(self, ef: int) -> None:
+        if ef > len(self.beam):
+            self.beam = np.empty(2 * ef, np.int64)
+
+
+_room = _Room()
+
+
+class Answered(NamedTuple):
+    """What one query found, and what it took.
+
+    Attributes
+    ----------
+    rows, scores : ndarray, shape (found,)
+        Best first.
+    margin : float
+        Standard deviations between the last result and what was rescored last; 0 if too few were.
+    late : bool
+        The deadline came first.
+    distances, rows_read, cold_rows, ef : int
+        Codes scored, full vectors scored, those of them that were waited for, and the final beam.
+    coarse_ms, rescore_ms : float
+        Times of the stages.
+    """
+
+    rows: Rows
+    scores: Floats
+    margin: float
+    late: bool
+    distances: int
+    rows_read: int
+    cold_rows: int
+    ef: int
+    coarse_ms: float
+    rescore_ms: float
+
+
+def graph_fields(
+    codes: int, code_bytes: int, offsets: int, links: int, degrees: tuple[int, int], entry: int, level: int
+) -> Rows:
+    """Describe a graph to :func:`walk` and :func:`answer`; the three addresses must stay valid."""
+    return np.array([codes, code_bytes, offsets, links, *degrees, entry, level], np.int64)
+
+
+def full_fields(
+    mapping: int, bases: int, group_shift: int, row_bytes: int, dim: int, half: bool, norms: int, fd: int
+) -> Rows:
+    """Describe a full tier to :func:`answer`; the addresses must stay valid. The last field is free."""
+    return np.array([mapping, bases, group_shift, row_bytes, dim, half, norms, fd, 0], np.int64)
+
+
+def walk(graph: Rows, prefix: Floats, ef: int, deadline_ns: int = 0) -> tuple[Rows, Floats, int]:
+    """Find the best rows for one prefix.
+
+    Parameters
+    ----------
+    graph : ndarray
+        From :func:`graph_fields`.
+    prefix : ndarray, shape (d,), float32, C-contiguous
+        d is at most the width of the codes.
+    ef : int
+        Beam width.
+    deadline_ns : int
+        On the clock of ``perf_counter_ns``; 0 for none.
+
+    Returns
+    -------
+    rows, scores : ndarray, shape (at most ef,)
+        Best first.
+    distances : int
+        Codes that were scored.
+    """
+    room = _room
+    room.for_ef(ef)
+    state, size = room.state, len(prefix)
+    while True:
+        coarse.walk(
+            graph,
+            prefix.ctypes.data,
+            size,
+            ef,
+            room.beam,
+            _NOT_KEPT,
+            room.seen,
+            room.table,
+            state,
+            deadline_ns,
+        )
+        if not state[coarse.FULL]:
+            break
+        room.make_seen(2 * len(room.seen))
+    keys = room.beam[: state[coarse.SIZE]]
+    rows = (keys >> coarse.ROW_SHIFT) & (coarse.MAX_ROWS - 1)
+    bits = (keys >> 32).astype(np.int32)
+    scores = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int32).view(np.float32)
+    return rows, scores, int(state[coarse.DISTANCES])
+
+
+def answer(
+    graph: Rows,
+    full: Rows,
+    prefix: Floats,
+    query: Floats,
+    k: int,
+    ef: int,
+    candidates: int,
+    *,
+    stop: float = 0.0,
+    walk_deadline_ns: int = 0,
+    deadline_ns: int = 0,
+    cold: bool = False,
+) -> Answered:
+    """Answer one query through both tiers of one segment.
+
+    Parameters
+    ----------
+    graph, full : ndarray
+        From :func:`graph_fields` and :func:`full_fields`.
+    prefix, query : ndarray, shape (d,) and (dim,), float32, C-contiguous
+        Of unit length under cosine.
+    k, ef, candidates : int
+        The plan; k at most :data:`MAX_K`.
+    stop : float
+        Margin at which the walk ends early; 0 spends all of ef and candidates.
+    walk_deadline_ns, deadline_ns : int
+        Of the walk and of both, on the clock of ``perf_counter_ns``; 0 for none.
+    cold : bool
+        Rows are likely not in memory: ask for all of them at once.
+    """
+    room = _room
+    room.for_ef(ef)
+    state = room.state
+    top_scores, top_rows = np.empty(k, np.float32), np.empty(k, np.int64)
+    while True:
+        found, margin = both.answer(
+            graph,
+            full,
+            prefix.ctypes.data,
+            len(prefix),
+            query.ctypes.data,
+            k,
+            ef,
+            candidates,
+            stop,
+            walk_deadline_ns,
+            deadline_ns,
+            cold,
+            room.beam,
+            room.spill,
+            room.seen,
+            room.table,
+            room.recent,
+            top_scores,
+            top_rows,
+            state,
+        )
+        if not state[coarse.FULL]:
+            break
+        room.make_seen(2 * len(room.seen))
+    late, distances, read, cold_rows, coarse_ns, rescore_ns, final_ef = state[coarse.LATE :].tolist()
+    return Answered(
+        top_rows[:found],
+        top_scores[:found],
+        margin,
+        bool(late),
+        distances,
+        read,
+        cold_rows,
+        final_ef,
+        coarse_ns / 1e6,
+        rescore_ns / 1e6,
+    )
+
+
+def load() -> Any:
+    """Compile, or read from the cache, what a search needs, so that no search waits for it."""
+    codes = np.zeros((1, 32), np.uint8)
+    offsets, links = np.array([0, 1], np.int64), np.full(1, -1, np.int32)
+    vectors, bases = np.zeros((1, 16), np.float32), np.zeros(1, np.int64)
+    query = np.zeros(16, np.float32)
+    graph = graph_fields(codes.ctypes.data, 32, offsets.ctypes.data, links.ctypes.data, (1, 1), 0, 0)
+    full = full_fields(vectors.ctypes.data, bases.ctypes.data, 13, 64, 16, False, 0, -1)
+    walk(graph, query, 1)
+    return answer(graph, full, query, query, 1, 1, 1)
