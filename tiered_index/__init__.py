@@ -22,8 +22,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from tiered_index.config import IndexConfig
+from tiered_index.config import Budget, IndexConfig
 from tiered_index.errors import (
+    BudgetNotMetError,
     CommitUncertainError,
     ConfigMismatchError,
     CorruptIndexError,
@@ -49,9 +50,11 @@ from tiered_index.errors import (
     VectorRangeError,
     ZeroVectorError,
 )
+from tiered_index.explain import Explanation
 from tiered_index.index import Generation, Index
 from tiered_index.ingest import IngestReport, ingest
 from tiered_index.opening import open_index as open  # noqa: A004 - ti.open, as in gzip.open
+from tiered_index.planner.model import Calibration
 from tiered_index.planner.plan import Plan
 from tiered_index.results import SearchResult, SearchStats
 from tiered_index.stats import IndexStats
@@ -61,11 +64,15 @@ from tiered_index.storage.verify import VerifyReport
 __version__ = version("tiered-index")
 
 __all__ = [
+    "Budget",
+    "BudgetNotMetError",
+    "Calibration",
     "CommitUncertainError",
     "ConfigMismatchError",
     "CorruptIndexError",
     "DimensionError",
     "DuplicateIdError",
+    "Explanation",
     "Generation",
     "GenerationNotFoundError",
     "IdError",

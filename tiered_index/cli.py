@@ -1,4 +1,4 @@
-"""The command line: ingest, search, info, optimize, verify, demo; each with --json."""
+"""The command line: ingest, search, explain, calibrate, info, optimize, verify, demo; each with --json."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 import numpy as np
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import tiered_index as ti
+from tiered_index.show import (
+    err,
+    out,
+    print_dimensions,
+    print_explanation,
+    print_hits,
+    print_json,
+    segments,
+    size_of,
+)
 
 app = typer.Typer(
     name="tiered-index",
@@ -26,11 +34,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
 
 IndexPath = Annotated[Path, typer.Argument(help="The index folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Like = Annotated[str | None, typer.Option(help="Search with the vector of the row of this id.")]
+VectorFile = Annotated[
+    Path | None, typer.Option(help="A .npy file with the query, or '-': a JSON array on standard input.")
+]
+VectorRow = Annotated[int, typer.Option(help="Which row of the .npy file.")]
+HowMany = Annotated[int, typer.Option("-k", help="How many hits.")]
+BudgetMs = Annotated[float | None, typer.Option(help="Milliseconds the search may take.")]
+MinRecall = Annotated[float | None, typer.Option(help="Recall the search must reach.")]
 
 
 @contextmanager
@@ -39,7 +53,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except ti.TieredIndexError as error:
-        _err.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+        err.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from error
 
 
@@ -57,6 +71,9 @@ def ingest(
     store_dim: Annotated[int | None, typer.Option(help="Dimensions kept on disk.")] = None,
     dtype: Annotated[Literal["float32", "float16"] | None, typer.Option(help="Type on disk.")] = None,
     skip_existing: Annotated[bool, typer.Option(help="Pass over ids that the index holds.")] = False,
+    calibrate_seconds: Annotated[
+        float, typer.Option(help="About how long plans may be measured at the end; 0 leaves it out.")
+    ] = 10.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -74,23 +91,24 @@ def ingest(
             dtype=dtype,
             skip_existing=skip_existing,
             progress=False if quiet else None,
+            calibrate_seconds=calibrate_seconds,
         )
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         skipped = f", {report.skipped:,} skipped" if report.skipped else ""
-        _out.print(f"{report.rows:,} rows added{skipped} in {report.seconds:.1f} s")
+        out.print(f"{report.rows:,} rows added{skipped} in {report.seconds:.1f} s")
 
 
 @app.command()
 def search(
     index: IndexPath,
-    like: Annotated[str | None, typer.Option(help="Search with the vector of the row of this id.")] = None,
-    vector: Annotated[
-        Path | None, typer.Option(help="A .npy file with the query, or '-': a JSON array on standard input.")
-    ] = None,
-    row: Annotated[int, typer.Option(help="Which row of the .npy file.")] = 0,
-    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
+    like: Like = None,
+    vector: VectorFile = None,
+    row: VectorRow = 0,
+    k: HowMany = 10,
+    budget_ms: BudgetMs = None,
+    min_recall: MinRecall = None,
     prefix_dim: Annotated[int | None, typer.Option(help="Dimensions that find candidates.")] = None,
     ef: Annotated[int | None, typer.Option(help="Beam width of the walk.")] = None,
     candidates: Annotated[int | None, typer.Option(help="Rows to rescore.")] = None,
@@ -101,12 +119,67 @@ def search(
     with _errors(), ti.open(index, mode="r") as opened:
         query = _query(opened, like, vector, row)
         fixed: dict[str, Any] = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates}
-        result = opened.search(query, k, exact=exact, **fixed)
+        asked: dict[str, Any] = {"latency_budget_ms": budget_ms, "min_recall": min_recall}
+        result = opened.search(query, k, exact=exact, **asked, **fixed)
         hits = result.to_arrow().to_pylist()
     if as_json:
-        _print_json({"hits": hits, "plan": result.plan, "stats": result.stats})
+        said = {"degraded_reason": result.degraded_reason, "estimated_recall": result.estimated_recall}
+        print_json({"hits": hits, "plan": result.plan, "stats": result.stats, **said})
     else:
-        _print_hits(hits, result.plan, result.stats.total_ms)
+        print_hits(hits, result.plan, result.stats.total_ms)
+        if result.degraded_reason:
+            out.print(f"[yellow]{escape(result.degraded_reason)}[/]")
+
+
+@app.command()
+def explain(
+    index: IndexPath,
+    like: Like = None,
+    vector: VectorFile = None,
+    row: VectorRow = 0,
+    k: HowMany = 10,
+    budget_ms: BudgetMs = None,
+    min_recall: MinRecall = None,
+    exact: Annotated[bool, typer.Option(help="Compare with the exact answer; reads every vector.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the plan a search would take and what it beat; with a query, also what it took."""
+    with _errors(), ti.open(index, mode="r") as opened:
+        query = None if like is None and vector is None else _query(opened, like, vector, row)
+        asked: dict[str, Any] = {"latency_budget_ms": budget_ms, "min_recall": min_recall}
+        explanation = opened.explain(query, k, exact=exact, **asked)
+    if as_json:
+        print_json(explanation)
+    else:
+        print_explanation(explanation)
+
+
+@app.command()
+def calibrate(
+    index: IndexPath,
+    queries: Annotated[
+        Path | None, typer.Option(help="A .npy file of queries; stored vectors if not given.")
+    ] = None,
+    k: Annotated[list[int] | None, typer.Option("-k", help="For which k; may be repeated.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="About how long it may take.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what each plan takes and finds on this machine, and keep that with the index."""
+    with _errors(), ti.open(index) as opened:
+        given = None if queries is None else _load(queries)
+        with err.status("measuring") as status:
+            calibration = opened.calibrate(
+                given, k or (1, 10, 100), seconds=seconds, progress=lambda what: status.update(what)
+            )
+        explanation = opened.explain(k=calibration.ks[len(calibration.ks) // 2], min_recall=0.95)
+    if as_json:
+        print_json(calibration)
+        return
+    out.print(
+        f"{calibration.queries} {calibration.source} queries, {len(calibration.walked)} walks and "
+        f"{len(calibration.stopped)} early stops measured in {calibration.seconds:.1f} s"
+    )
+    print_explanation(explanation)
 
 
 @app.command()
@@ -122,42 +195,45 @@ def info(
         stats = opened.stats()
         states = opened.generations() if generations else []
     if as_json:
-        _print_json([g._asdict() for g in states] if generations else stats)
+        print_json([g._asdict() for g in states] if generations else stats)
         return
     if generations:
         table = Table("generation", "committed", "rows", "segments", box=None, pad_edge=False)
         for g in states:
             table.add_row(str(g.generation), g.created, f"{g.rows:,}", str(g.segments))
-        _out.print(table)
+        out.print(table)
         return
     config = stats.config
     kept = "" if config.store_dim == config.dim else f" ({config.store_dim} kept)"
-    _out.print(
+    out.print(
         f"[bold]{escape(str(index))}[/]: {stats.rows:,} rows of {config.dim} dimensions{kept}, "
-        f"{config.metric}, {config.dtype}; {_segments(stats)}, generation {stats.generation}"
+        f"{config.metric}, {config.dtype}; {segments(stats)}, generation {stats.generation}"
     )
     if stats.columns:
-        _out.print("columns: " + ", ".join(f"{n} ({escape(kind)})" for n, kind in stats.columns.items()))
+        out.print("columns: " + ", ".join(f"{n} ({escape(kind)})" for n, kind in stats.columns.items()))
     table = Table("tier", "what", "memory", "disk", box=None, pad_edge=False)
     for name in ("memory", "disk"):
         table.columns[2 if name == "memory" else 3].justify = "right"
     coarse = stats.coarse_codes_bytes + stats.coarse_graph_bytes
     table.add_row(
         "coarse",
-        f"{config.prefix_dim}-dim bf16 prefixes {_bytes(stats.coarse_codes_bytes)}, "
-        f"graph {_bytes(stats.coarse_graph_bytes)}",
-        _bytes(coarse),
-        _bytes(stats.coarse_disk_bytes),
+        f"{config.prefix_dim}-dim bf16 prefixes {size_of(stats.coarse_codes_bytes)}, "
+        f"graph {size_of(stats.coarse_graph_bytes)}",
+        size_of(coarse),
+        size_of(stats.coarse_disk_bytes),
     )
     table.add_row(
-        "lookup", "ids, inverse norms (mapped)", _bytes(stats.lookup_bytes), _bytes(stats.lookup_disk_bytes)
+        "lookup",
+        "ids, inverse norms (mapped)",
+        size_of(stats.lookup_bytes),
+        size_of(stats.lookup_disk_bytes),
     )
-    table.add_row("full", "vectors and metadata, Parquet", "-", _bytes(stats.full_disk_bytes))
-    _out.print(table)
+    table.add_row("full", "vectors and metadata, Parquet", "-", size_of(stats.full_disk_bytes))
+    out.print(table)
     if stats.rows:
         share = coarse / stats.full_hnsw_bytes
-        _out.print(
-            f"HNSW on all {config.dim} dimensions in float32 would take {_bytes(stats.full_hnsw_bytes)} of "
+        out.print(
+            f"HNSW on all {config.dim} dimensions in float32 would take {size_of(stats.full_hnsw_bytes)} of "
             f"memory; the coarse tier is {share:.2f} x that."
         )
 
@@ -169,9 +245,9 @@ def optimize(index: IndexPath, as_json: AsJson = False) -> None:
         opened.optimize()
         stats = opened.stats()
     if as_json:
-        _print_json(stats)
+        print_json(stats)
     else:
-        _out.print(f"{stats.rows:,} rows in {_segments(stats)}, generation {stats.generation}")
+        out.print(f"{stats.rows:,} rows in {segments(stats)}, generation {stats.generation}")
 
 
 @app.command()
@@ -180,12 +256,12 @@ def verify(index: IndexPath, as_json: AsJson = False) -> None:
     with _errors(), ti.open(index, mode="r") as opened:
         report = opened.verify()
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         for problem in report.problems:
-            _err.print(f"[red]damaged[/]: {escape(problem)}", soft_wrap=True)
+            err.print(f"[red]damaged[/]: {escape(problem)}", soft_wrap=True)
         found = "no damage" if report.ok else f"{len(report.problems)} problems"
-        _out.print(f"generation {report.generation}: {report.rows:,} rows, {_bytes(report.bytes)}, {found}")
+        out.print(f"generation {report.generation}: {report.rows:,} rows, {size_of(report.bytes)}, {found}")
     if not report.ok:
         raise typer.Exit(1)
 
@@ -204,18 +280,18 @@ def demo(
     def quiet(_: str) -> None:
         pass
 
-    say: Callable[[str], None] = quiet if as_json else _out.print
+    say: Callable[[str], None] = quiet if as_json else out.print
     with _errors():
         shown = run.Demo(folder or _cache_folder(), say)
         shown.build()
         answers = [shown.ask(question) for question in ([query] if query else run.QUESTIONS)]
         if not as_json:
             for answer in answers:
-                _out.print(f"\n[bold]{escape(answer.question)}[/]")
-                _print_hits(answer.hits, answer.plan, answer.ms, ("title",))
+                out.print(f"\n[bold]{escape(answer.question)}[/]")
+                print_hits(answer.hits, answer.plan, answer.ms, ("title",))
         if query:
             if as_json:
-                _print_json(answers[0])
+                print_json(answers[0])
             return
         table = shown.measure()
         with ti.open(shown.index_path, mode="r") as index:
@@ -226,13 +302,13 @@ def demo(
     queries = len(shown.queries())
     if as_json:
         plotted = str(shown.plot_path)
-        _print_json(
+        print_json(
             run.DemoReport(rows=rows, dim=dim, queries=queries, answers=answers, table=table, plot=plotted)
         )
     else:
-        _print_dimensions(table, rows, dim, queries)
-        _out.print(f"\nplot: {shown.plot_path}")
-        _out.print('ask your own: tiered-index demo --query "..."' + (f" --dir {folder}" if folder else ""))
+        print_dimensions(table, rows, dim, queries)
+        out.print(f"\nplot: {shown.plot_path}")
+        out.print('ask your own: tiered-index demo --query "..."' + (f" --dir {folder}" if folder else ""))
 
 
 def _query(index: ti.Index, like: str | None, vector: Path | None, row: int) -> Any:
@@ -255,73 +331,19 @@ def _query(index: ti.Index, like: str | None, vector: Path | None, row: int) -> 
             return np.asarray(json.load(sys.stdin), np.float32)
         except ValueError as error:
             raise ti.DimensionError(f"standard input holds no JSON array of numbers: {error}") from error
-    try:
-        array = np.load(str(vector), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ti.SourceError(f"{vector}: cannot be read as .npy: {error}") from error
+    array = _load(Path(str(vector)))
     if array.ndim == 2 and not 0 <= row < len(array):
         raise ti.ParameterError(f"{vector}: has {len(array)} rows, not a row {row}")
     return array[row] if array.ndim == 2 else array
 
 
-def _print_hits(
-    hits: list[dict[str, Any]], plan: ti.Plan, ms: float, names: tuple[str, ...] | None = None
-) -> None:
-    if hits:
-        shown = [n for n in hits[0] if n not in ("rank", "score") and (names is None or n in names)]
-        table = Table("rank", "score", box=None, pad_edge=False)
-        for name in shown:
-            table.add_column(name, no_wrap=True)
-        for hit in hits:
-            cells = [escape(str(hit[n])) for n in shown]
-            table.add_row(str(hit["rank"]), f"{hit['score']:.4f}", *cells)
-        _out.print(table)
-    _out.print(f"[dim]{_plan(plan)}, {len(hits)} hits in {ms:.3f} ms[/]")
-
-
-def _plan(plan: ti.Plan) -> str:
-    if plan.strategy == "exact":
-        return "plan: exact, every full vector"
-    beam = f", ef {plan.ef}" if plan.strategy == "graph" else ""
-    return (
-        f"plan: {plan.strategy} on {plan.prefix_dim} dimensions{beam}, {plan.candidates} candidates rescored"
-    )
-
-
-def _print_dimensions(table: list[Any], rows: int, dim: int, queries: int) -> None:
-    _out.print(f"\n[bold]{rows:,} documents, {dim} dimensions, {queries:,} held-out titles as queries[/]")
-    shown = Table(box=None, pad_edge=False)
-    for name in ("dimensions", "recall@10, prefix alone", "recall@10, rescored", "median ms", "memory"):
-        shown.add_column(name, justify="right")
-    for row in table:
-        exact = row.strategy == "exact"
-        shown.add_row(
-            f"{row.prefix_dim} (exact)" if exact else str(row.prefix_dim),
-            "-" if exact else f"{row.recall_prefix:.3f}",
-            f"{row.recall:.3f}",
-            f"{row.ms:.3f}",
-            f"{row.memory_mb:.1f} MB",
-        )
-    _out.print(shown)
-
-
-def _segments(stats: ti.IndexStats) -> str:
-    return f"{stats.segments} segment{'' if stats.segments == 1 else 's'}"
+def _load(path: Path) -> Any:
+    try:
+        return np.load(str(path), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ti.SourceError(f"{path}: cannot be read as .npy: {error}") from error
 
 
 def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "tiered_index" / "demo"
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
 import msgspec
+import numpy as np
 
 from tiered_index.errors import ConfigMismatchError, ParameterError
 
@@ -144,3 +146,41 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
         raise ParameterError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
     return value
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search may take, or must reach.
+
+    Parameters
+    ----------
+    latency_ms : float, optional
+        Wall time of the whole ``search`` call, in milliseconds, above 0.
+    min_recall : float, optional
+        Floor of the mean recall@k, above 0 and at most 1; 1 scores every vector.
+
+    Raises
+    ------
+    ParameterError
+        A number out of range.
+    """
+
+    latency_ms: float | None = None
+    min_recall: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.latency_ms is not None:
+            _positive("latency_ms", self.latency_ms, math.inf)
+        if self.min_recall is not None:
+            _positive("min_recall", self.min_recall, 1.0)
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything is asked."""
+        return self.latency_ms is not None or self.min_recall is not None
+
+
+def _positive(name: str, value: Any, high: float) -> None:
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not 0.0 < value <= high or math.isinf(value):
+        bounds = "above 0" if math.isinf(high) else f"above 0 and at most {high:g}"
+        raise ParameterError(f"{name} must be a number {bounds}, not {value!r}")

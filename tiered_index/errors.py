@@ -20,6 +20,7 @@
     ├── ReadOnlyError                       a write to an index that was opened to read
     ├── IndexLockedError                    another writer holds the index
     ├── GenerationNotFoundError             a generation that is not kept
+    ├── BudgetNotMetError                   a search with strict=True that took too long or found too little
     ├── StorageError (OSError)
     │   ├── StorageFullError                no room, by disk, quota or file size limit
     │   ├── CorruptIndexError               bytes that are not what was written
@@ -122,6 +123,10 @@ class ReadOnlyError(TieredIndexError):
 
 class IndexLockedError(TieredIndexError):
     """Another writer, in this or another process, holds the index."""
+
+
+class BudgetNotMetError(TieredIndexError):
+    """A latency budget or a recall floor that is not kept, where ``strict=True`` asked for nothing less."""
 
 
 class StorageError(TieredIndexError, OSError):

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter_ns
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tiered_index.config import IndexConfig
-from tiered_index.exact import exact_search
-from tiered_index.planner.plan import make_plan
+from tiered_index.ask import ask
+from tiered_index.config import Budget, IndexConfig
+from tiered_index.explain import Explanation, explain
+from tiered_index.planner.model import Calibration
+from tiered_index.planning import Planning
+from tiered_index.recalibrate import CALIBRATE_KS, CALIBRATE_SECONDS, Recalibrate
 from tiered_index.results import SearchResult
-from tiered_index.search import search
 from tiered_index.stats import IndexStats, index_stats
 from tiered_index.storage.transaction import Transaction
 from tiered_index.storage.verify import VerifyReport, verify
@@ -46,6 +48,8 @@ class Index:
     def __init__(self, current: Current, writer: Writer) -> None:
         self._current = current
         self._writer = writer
+        self._planning = Planning()
+        self._calibrating = Recalibrate(current, self._planning, may_write=writer.may_write)
 
     def add(self, ids: Any, vectors: Any, metadata: Any = None) -> None:
         """Add rows, durably and all together.
@@ -123,16 +127,83 @@ class Index:
         """
         return self._writer.batch()
 
-    def optimize(self) -> None:
+    def optimize(self, *, calibrate_seconds: float = CALIBRATE_SECONDS) -> None:
         """Merge all segments into one and drop deleted rows, while searches and writes go on.
 
-        Also removes generations that are not kept, and files that no generation names.
+        Also removes generations that are not kept, and files that no generation names. Where plans were
+        measured before, they are measured again, with the same queries.
+
+        Parameters
+        ----------
+        calibrate_seconds : float
+            About how long measuring may take; 0 keeps what was measured.
         """
         self._writer.optimize()
+        if calibrate_seconds and self._planning.chooser is not None:
+            self._calibrating.again(calibrate_seconds)
 
     def refresh(self) -> bool:
         """Move to the newest generation; return whether there was a newer one."""
-        return self._current.refresh()
+        moved = self._current.refresh()
+        self._calibrating.load()
+        return moved
+
+    def calibrate(
+        self,
+        queries: Any = None,
+        k: Sequence[int] = CALIBRATE_KS,
+        *,
+        seconds: float | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> Calibration:
+        """Measure what each plan takes and finds, on this machine, so that searches can ask for either.
+
+        Parameters
+        ----------
+        queries : array_like, shape (n, dim), optional
+            Real ones; at most 1,000 are used. By default those that live searches asked, if there were
+            enough, else stored vectors, which are easier: predictions then allow for more misses.
+        k : sequence of int
+            For which recall@k is measured; between them it is interpolated.
+        seconds : float, optional
+            About how long it may take; the fewer seconds, the fewer queries.
+        progress : callable
+            Told, in a few words, what is being measured.
+
+        Returns
+        -------
+        Calibration
+            What was measured; it is kept with the index, unless that was opened to read.
+
+        Raises
+        ------
+        InvalidInputError
+            One of its subclasses, for queries or numbers that cannot be used.
+        """
+        given = None if queries is None else prepare_queries(queries, self.config)[0]
+        return self._calibrating.calibrate(given, k, seconds, progress)
+
+    def calibrate_after(self, seconds: float) -> None:
+        """Measure plans of a grown index, within about so many seconds; what ingestion ends with."""
+        self._calibrating.after_ingest(seconds)
+
+    @property
+    def budget(self) -> Budget:
+        """What searches ask for that say nothing themselves; at first, nothing."""
+        return self._planning.budget
+
+    @budget.setter
+    def budget(self, budget: Budget) -> None:
+        self._planning.budget = self._planning.asked(budget, None)
+
+    @property
+    def profiles(self) -> dict[str, Budget]:
+        """Budgets by name, for ``search(..., profile=name)``; set as a whole."""
+        return dict(self._planning.profiles)
+
+    @profiles.setter
+    def profiles(self, profiles: Mapping[str, Budget]) -> None:
+        self._planning.profiles = profiles
 
     def generations(self) -> list[Generation]:
         """Return the states that are kept, oldest first."""
@@ -191,6 +262,11 @@ class Index:
         query: Any,
         k: int = 10,
         *,
+        latency_budget_ms: float | None = None,
+        min_recall: float | None = None,
+        budget: Budget | None = None,
+        profile: str | None = None,
+        strict: bool = False,
         prefix_dim: int | None = None,
         ef: int | None = None,
         candidates: int | None = None,
@@ -204,8 +280,21 @@ class Index:
             One query, or several.
         k : int
             Results a query; fewer come back where the index holds fewer rows.
+        latency_budget_ms : float, optional
+            Wall time of this call, in milliseconds. The plan with the most recall that fits is chosen, and
+            what is found by then comes back: see `complete` and `degraded_reason` of the result.
+        min_recall : float, optional
+            Floor of the mean recall@k. The fastest plan that reaches it is chosen; where none does, every
+            vector is scored. With both, the budget rules.
+        budget : Budget, optional
+            Both of them as one value.
+        profile : str, optional
+            The budget of this name in :attr:`profiles`. Without any, :attr:`budget` of the index.
+        strict : bool
+            Raise rather than return an answer that keeps less than was asked.
         prefix_dim : int, optional
-            Leading dimensions that find candidates: a multiple of 8 up to the index's.
+            Leading dimensions that find candidates: a multiple of 8 up to the index's. This and the
+            following fix the plan; a latency budget then is a deadline only.
         ef : int, optional
             Beam width of the walk through the graph.
         candidates : int, optional
@@ -222,26 +311,46 @@ class Index:
         ------
         InvalidInputError
             One of its subclasses, for a query or a number that cannot be used.
+        BudgetNotMetError
+            With `strict`, if the budget or the floor is not kept.
         IndexClosedError
             After :meth:`close`.
         """
-        started = perf_counter()
-        snapshot = self._current.get()
-        plan = make_plan(
-            k,
-            snapshot.config.prefix_dim,
-            prefix_dim=prefix_dim,
-            ef=ef,
-            candidates=candidates,
-            exact=exact,
-        )
-        queries, single = prepare_queries(query, snapshot.config)
-        hits = (
-            exact_search(snapshot, queries, k, started)
-            if exact
-            else search(snapshot, queries, k, plan, started)
-        )
-        return SearchResult(hits, snapshot, single=single)
+        started_ns = perf_counter_ns()
+        snapshot, planning = self._current.get(), self._planning
+        asked = planning.asked(budget, profile, latency_budget_ms, min_recall)
+        fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates, "exact": exact or None}
+        return ask(snapshot, planning, query, k, asked, fixed, started_ns, strict=strict)
+
+    def explain(
+        self,
+        query: Any = None,
+        k: int = 10,
+        *,
+        latency_budget_ms: float | None = None,
+        min_recall: float | None = None,
+        budget: Budget | None = None,
+        profile: str | None = None,
+        exact: bool = False,
+    ) -> Explanation:
+        """Say which plan a search would take, what is predicted of it, and which it beat.
+
+        Parameters
+        ----------
+        query : array_like, shape (dim,), optional
+            Search with it too, and say what that took.
+        k, latency_budget_ms, min_recall, budget, profile
+            As in :meth:`search`.
+        exact : bool
+            Compare the answer with the exact one, for its recall; reads every vector.
+
+        Returns
+        -------
+        Explanation
+            ``print`` it, or read its fields.
+        """
+        asked = self._planning.asked(budget, profile, latency_budget_ms, min_recall)
+        return explain(self.search, self._planning, self._current.get(), query, k, asked, exact=exact)
 
     def stats(self) -> IndexStats:
         """Return counts, and the bytes of each tier in memory and on disk."""

@@ -17,6 +17,7 @@ from tiered_index.errors import DimensionError
 from tiered_index.index import Index
 from tiered_index.opening import index_exists, open_index
 from tiered_index.progress import Progress
+from tiered_index.recalibrate import CALIBRATE_SECONDS
 from tiered_index.sources import Columns, Source, SourceBatch, open_source
 from tiered_index.validate.batch import Intake, RowBatch
 
@@ -57,6 +58,7 @@ def ingest(
     skip_existing: bool = False,
     progress: bool | None = None,
     commit_rows: int = COMMIT_ROWS,
+    calibrate_seconds: float = CALIBRATE_SECONDS,
 ) -> IngestReport:
     """Add the rows of files or streams to an index, creating it if need be.
 
@@ -84,6 +86,9 @@ def ingest(
         Show rows, rate and time left; by default on a terminal only.
     commit_rows : int
         Rows a commit; what is committed survives an interruption.
+    calibrate_seconds : float
+        About how long plans may be measured when all is in, for searches that ask for a time or a recall;
+        0 leaves that to :meth:`Index.calibrate`.
 
     Returns
     -------
@@ -103,12 +108,12 @@ def ingest(
     settings = {"metric": metric, "prefix_dim": prefix_dim, "store_dim": store_dim}
     if isinstance(index, Index):
         index.config.check_same(dtype=dtype, **settings)
-        return _ingest(opened, index, skip_existing, progress, commit_rows, started)
+        return _ingest(opened, index, skip_existing, progress, commit_rows, calibrate_seconds, started)
     new = not index_exists(index)
     if new and dtype is None and opened.half:
         dtype = "float16"
     with open_index(index, opened.dim if new else None, dtype=dtype, **settings) as target:  # type: ignore[arg-type]
-        return _ingest(opened, target, skip_existing, progress, commit_rows, started)
+        return _ingest(opened, target, skip_existing, progress, commit_rows, calibrate_seconds, started)
 
 
 def _ingest(
@@ -117,6 +122,7 @@ def _ingest(
     skip_existing: bool,
     progress: bool | None,
     commit_rows: int,
+    calibrate_seconds: float,
     started: float,
 ) -> IngestReport:
     if source.dim != index.config.dim:
@@ -128,6 +134,9 @@ def _ingest(
     added = 0
     while feed.more():
         added += index.write(lambda intake: feed.take(intake, commit_rows))
+    if added and calibrate_seconds:
+        shown.note("measuring plans ...")
+        index.calibrate_after(calibrate_seconds)
     shown.finish(added)
     return IngestReport(rows=added, skipped=feed.skipped, seconds=perf_counter() - started)
 

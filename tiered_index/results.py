@@ -74,6 +74,12 @@ class SearchResult:
         What was done.
     stats : SearchStats
         What it took.
+    complete : bool
+        Whether all of the plan was done before the deadline.
+    degraded_reason : str or None
+        What was asked and could not be kept.
+    estimated_recall : float or None
+        Mean recall@k of such answers, as calibration saw it; None before :meth:`Index.calibrate`.
     generation : int
         The state of the index that answered.
     """
@@ -88,6 +94,9 @@ class SearchResult:
         self.scores: NDArray[np.float32] = hits.scores[0] if single else hits.scores
         self.plan = hits.plan
         self.stats = hits.stats
+        self.complete = not hits.late
+        self.degraded_reason: str | None = None
+        self.estimated_recall: float | None = None
         self.generation = snapshot.manifest.generation
 
     def __len__(self) -> int:

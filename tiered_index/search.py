@@ -23,6 +23,9 @@ _FIRST_ROWS = 8
 _CHUNK_ROWS = 32
 """Rows between looks at the clock; NumPy's calls for a chunk take as long as 20 rows from memory."""
 
+_ENOUGH = 0.9
+"""Share of the candidates that a compiled walk must have found; else FAISS walks, filtering as it goes."""
+
 _COLD_MS = 0.02
 """A row; from memory it takes about 0.001."""
 
@@ -93,7 +96,8 @@ def search(
         if hits is not None:
             return hits
     coarse_started = perf_counter()
-    addresses, scanned, distances = _candidates(snapshot, queries, plan, limits)
+    prefixes = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")
+    addresses, scanned, distances, late = find_candidates(snapshot, prefixes, plan, limits)
     rescore_started = perf_counter()
     taken = [
         _rescore(snapshot, Scorer(query, snapshot.config.dtype), found, k, plan.early_stop, limits)
@@ -120,7 +124,7 @@ def search(
             cold_rows=sum(one.cold_rows for one in taken),
             distances=distances,
         ),
-        late=any(one.late for one in taken),
+        late=late or any(one.late for one in taken),
         margin=float(np.mean([one.margin for one in taken])) if taken else 0.0,
     )
 
@@ -148,8 +152,9 @@ def _by_road(
         deadline_ns=limits.call_ns,
         cold=limits.cold,
     )
-    if len(found.rows) < k and not found.late:
-        return None  # deleted rows, or a part of the graph that the walk did not reach
+    enough = k if plan.early_stop else max(k, min(plan.candidates, plan.ef, snapshot.rows) * _ENOUGH)
+    if found.rows_read < enough and not found.late:
+        return None  # deleted rows crowd this place, or the graph has parts that the walk did not reach
     return Hits(
         found.rows[None],
         found.scores[None],
@@ -171,12 +176,18 @@ def _by_road(
     )
 
 
-def _candidates(
-    snapshot: Snapshot, queries: Floats, plan: Plan, limits: Limits
-) -> tuple[Addresses, int, int]:
-    """Return the addresses of each query's candidates, parts that were scanned, and distances."""
-    prefixes = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")
-    found, scores, scanned, distances = [], [], 0, 0
+class Found(NamedTuple):
+    """Addresses of candidates, best first; parts that were scanned, distances, whether time ran out."""
+
+    addresses: Addresses
+    scanned: int
+    distances: int
+    late: bool
+
+
+def find_candidates(snapshot: Snapshot, prefixes: Floats, plan: Plan, limits: Limits) -> Found:
+    """Find each prefix's candidates in all parts of a snapshot."""
+    found, scores, scanned, distances, late = [], [], 0, 0, False
     for part in snapshot.parts:
         best = part.tier.search(
             prefixes,
@@ -190,12 +201,13 @@ def _candidates(
         scores.append(best.scores)
         scanned += best.scanned
         distances += best.distances
+        late |= best.late
     if not found:
-        return np.empty((len(queries), 0), np.int64), 0, 0
+        return Found(np.empty((len(prefixes), 0), np.int64), 0, 0, False)
     if len(found) == 1:
-        return found[0], scanned, distances
+        return Found(found[0], scanned, distances, late)
     order = np.argsort(-np.concatenate(scores, axis=1), axis=1, kind="stable")[:, : plan.candidates]
-    return np.take_along_axis(np.concatenate(found, axis=1), order, axis=1), scanned, distances
+    return Found(np.take_along_axis(np.concatenate(found, axis=1), order, axis=1), scanned, distances, late)
 
 
 def _rescore(
@@ -238,6 +250,6 @@ def _rescore(
 
 def _margin(scores: Floats, k: int) -> float:
     """Return how many standard deviations the k-th best score stands above those rescored last."""
-    last = scores[-MARGIN_ROWS:]
+    last = scores[-MARGIN_ROWS:].astype(np.float64)  # squares must not overflow
     kth = np.partition(scores, len(scores) - k)[len(scores) - k]
     return float((kth - last.mean()) / max(float(last.std()), 1e-12))

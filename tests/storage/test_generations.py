@@ -78,7 +78,7 @@ def test_a_graph_with_deleted_rows(make_index: Callable[..., ti.Index], deleted:
     assert index.delete(gone) == len(gone)
     left = np.setdiff1d(np.arange(rows), gone)
     truth, _ = exact_top_k(vectors[left], queries, 10)
-    found = index.search(queries, ef=200)
+    found = index.search(queries, ef=100)
     assert (found.plan.strategy, found.stats.parts_walked) == ("graph", 1)
     assert not np.isin(found.ids, gone).any()
     assert recall_at_k(found.ids, left[truth]) >= 0.95

@@ -45,8 +45,13 @@ class Selection:
         self._by_ef: dict[int | None, Any] = {}
 
     def wider(self, ef: int) -> int:
-        """Return how wide a beam must be that holds other rows too, for `ef` of these."""
-        return -(-ef * len(self._selected) // max(self._count, 1))
+        """Return how wide a beam is that holds other rows too, for `ef` of these."""
+        return ef * len(self._selected) // max(self._count, 1)
+
+    @property
+    def address(self) -> int:
+        """Address of a bit a row, lowest first; valid as long as this object."""
+        return self._bits.ctypes.data
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of `rows` are selected."""
@@ -73,12 +78,15 @@ class Candidates(NamedTuple):
         Whether every code was scored, rather than the graph walked.
     distances : int
         Codes that were scored, for all queries; 0 where FAISS walked, which does not count them.
+    late : bool
+        The deadline came first.
     """
 
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
     scanned: bool
     distances: int
+    late: bool = False
 
 
 class CoarseBuilder:
@@ -225,12 +233,13 @@ class CoarseTier:
         """
         self.check()
         ef = max(ef, count)
-        if self._fields is not None and len(prefixes) == 1 and not self._scans(ef, scan):
+        among_all = ef if among is None else among.wider(ef)
+        if self._fields is not None and len(prefixes) == 1 and not self._scans(among_all, scan):
             found = self._walk(prefixes, ef, count, among, deadline_ns)
             if found is not None:
                 return found
         flat, graph = self._view(prefixes.shape[1])
-        if graph is not None and not self._scans(ef, scan):
+        if graph is not None and not self._scans(among_all, scan):
             parameters = _parameters(ef) if among is None else among.parameters(ef)
             rows, scores = _faiss.search(graph, prefixes, count, parameters)
             if rows[:, -1].min() >= 0:
@@ -247,14 +256,14 @@ class CoarseTier:
         self, prefixes: NDArray[np.float32], ef: int, count: int, among: Selection | None, deadline_ns: int
     ) -> Candidates | None:
         """Walk compiled; None if fewer than `count` rows were found, and not for want of time."""
-        ef = ef if among is None else among.wider(ef)
-        rows, scores, distances = self._engine.walk(self._fields, prefixes[0], ef, deadline_ns)
+        live = 0 if among is None else among.address
+        rows, scores, distances, late = self._engine.walk(self._fields, prefixes[0], ef, live, deadline_ns)
         if among is not None:
             kept = among.of(rows)
             rows, scores = rows[kept], scores[kept]
-        if len(rows) < count and not deadline_ns:
+        if len(rows) < count and not late:
             return None
-        return Candidates(rows[None, :count], scores[None, :count], scanned=False, distances=distances)
+        return Candidates(rows[None, :count], scores[None, :count], False, distances, late)
 
     def close(self) -> None:
         """Let go of the file; the mapping stays until the tier goes."""

@@ -7,10 +7,13 @@ without it FAISS walks and NumPy rescores.
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
+
+_log = logging.getLogger("tiered_index")
 
 DISABLE = "TIERED_INDEX_NO_COMPILED"
 """Environment variable: when it is set, FAISS walks though Numba is there."""
@@ -22,6 +25,9 @@ def engine() -> Any:
     if os.environ.get(DISABLE):
         return None
     try:
-        return import_module("tiered_index.compiled.engine")
-    except ImportError:
+        found = import_module("tiered_index.compiled.engine")
+        found.load()
+    except (ImportError, RuntimeError) as error:  # RuntimeError: there is nowhere to keep what is compiled
+        _log.debug("FAISS walks: %s", error)
         return None
+    return found

@@ -20,7 +20,6 @@ from tiered_index.compiled.operations import (
     dot_f32,
     load_f32,
     load_i64,
-    load_u8,
     nanoseconds,
     prefetch,
     will_need,
@@ -29,17 +28,16 @@ from tiered_index.compiled.walk import (
     COARSE_NS,
     COLD,
     COLD_ROWS,
-    FINAL_EF,
     FULL,
     LATE,
     RESCORE_NS,
     ROWS_READ,
     SCORED,
     SIZE,
-    advance,
     begin,
+    is_live,
     row_of,
-    widen,
+    settle,
 )
 
 # What a full tier is, in an array of int64
@@ -111,7 +109,7 @@ def rescore(full, query, k, beam, last, limit, recent, top_scores, top_rows, fou
             continue
         row = row_of(key)
         beam[i] = key | SCORED
-        if full[LIVE] and not (load_u8(full[LIVE] + (row >> 3)) >> (row & 7)) & 1:
+        if not is_live(full[LIVE], row):
             continue
         if state[ROWS_READ] == limit:
             break
@@ -126,14 +124,15 @@ def rescore(full, query, k, beam, last, limit, recent, top_scores, top_rows, fou
         in_chunk += 1
         if in_chunk == _CHUNK:
             now = nanoseconds()
+            if deadline > 0 and now > deadline and found == k and i + 1 < last:
+                state[LATE] = 1
+                break
             if now - looked > _CHUNK * _COLD_NS:
+                state[COLD_ROWS] += in_chunk
                 if not state[COLD]:
                     state[COLD] = 1
                     _advise(full, beam, i + 1, last)
-                state[COLD_ROWS] += in_chunk
-            if deadline > 0 and now > deadline and found == k:
-                state[LATE] = 1
-                break
+                    now = nanoseconds()
             looked, in_chunk = now, 0
     return found
 
@@ -201,26 +200,34 @@ def answer(  # type: ignore[no-untyped-def]
     found = 0
     reached = np.float64(0.0)
     now_ef = min(ef, k + 12) if stop > 0.0 else ef
-    kept = spill if now_ef < ef else spill[:0]
+    kept = spill if now_ef < ef or full[LIVE] else spill[:0]
     while True:
-        advance(graph, prefix, dims, now_ef, beam, kept, seen, table, state, walk_deadline)
+        settle(graph, prefix, dims, now_ef, full[LIVE], beam, kept, seen, table, state, walk_deadline)
         if state[FULL]:
             return 0, reached
         walked = nanoseconds()
         state[COARSE_NS] += walked - clock
-        last = min(state[SIZE], now_ef)
         found = rescore(
-            full, query, k, beam, last, candidates, recent, top_scores, top_rows, found, state, deadline
+            full,
+            query,
+            k,
+            beam,
+            state[SIZE],
+            candidates,
+            recent,
+            top_scores,
+            top_rows,
+            found,
+            state,
+            deadline,
         )
         clock = nanoseconds()
         state[RESCORE_NS] += clock - walked
         if found == k and state[ROWS_READ] >= WINDOW:
             reached = margin(top_scores[k - 1], recent)
-        if state[LATE] or now_ef == ef or state[SIZE] < now_ef or state[ROWS_READ] >= candidates:
+        if state[LATE] or now_ef >= ef or state[SIZE] < now_ef or state[ROWS_READ] >= candidates:
             break
         if reached >= stop:
             break
         now_ef = min(ef, now_ef + (now_ef >> 1))
-        widen(beam, spill, now_ef, state)
-    state[FINAL_EF] = now_ef
     return found, reached

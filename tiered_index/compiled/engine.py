@@ -20,6 +20,9 @@ MAX_K = 512
 MAX_ROWS = coarse.MAX_ROWS
 """A row and two flags share 32 bits."""
 
+MOST_DELETED = 8
+"""A beam may hold so many rows for each that may be found; beyond, FAISS's filtered walk does better."""
+
 _MIN_SEEN = 8_192
 _NOT_KEPT = np.empty(0, np.int64)
 
@@ -38,9 +41,10 @@ class _Room(threading.local):
         self.spill = np.empty(size, np.int64)
         self.table = np.empty(4 * size, np.int32)  # at most half full, and a power of two
 
-    def for_ef(self, ef: int) -> None:
-        if ef > len(self.beam):
-            self.beam = np.empty(2 * ef, np.int64)
+    def beam_of(self, width: int) -> Rows:
+        if width > len(self.beam):
+            self.beam = np.empty(2 * width, np.int64)
+        return self.beam[:width]
 
 
 _room = _Room()
@@ -57,8 +61,8 @@ class Answered(NamedTuple):
         Standard deviations between the last result and what was rescored last; 0 if too few were.
     late : bool
         The deadline came first.
-    distances, rows_read, cold_rows, ef : int
-        Codes scored, full vectors scored, those of them that were waited for, and the final beam.
+    distances, rows_read, cold_rows : int
+        Codes scored, full vectors scored, and those of them that were waited for.
     coarse_ms, rescore_ms : float
         Times of the stages.
     """
@@ -70,7 +74,6 @@ class Answered(NamedTuple):
     distances: int
     rows_read: int
     cold_rows: int
-    ef: int
     coarse_ms: float
     rescore_ms: float
 
@@ -89,7 +92,9 @@ def full_fields(
     return np.array([mapping, bases, group_shift, row_bytes, dim, half, norms, fd, 0], np.int64)
 
 
-def walk(graph: Rows, prefix: Floats, ef: int, deadline_ns: int = 0) -> tuple[Rows, Floats, int]:
+def walk(
+    graph: Rows, prefix: Floats, ef: int, live: int = 0, deadline_ns: int = 0
+) -> tuple[Rows, Floats, int, bool]:
     """Find the best rows for one prefix.
 
     Parameters
@@ -99,19 +104,23 @@ def walk(graph: Rows, prefix: Floats, ef: int, deadline_ns: int = 0) -> tuple[Ro
     prefix : ndarray, shape (d,), float32, C-contiguous
         d is at most the width of the codes.
     ef : int
-        Beam width.
+        Beam width; where not all rows may be found, of those that may.
+    live : int
+        Address of a bit a row, lowest first, or 0 if all may be found.
     deadline_ns : int
         On the clock of ``perf_counter_ns``; 0 for none.
 
     Returns
     -------
-    rows, scores : ndarray, shape (at most ef,)
-        Best first.
+    rows, scores : ndarray
+        Best first, with rows that may not be found among them.
     distances : int
         Codes that were scored.
+    late : bool
+        The deadline came first.
     """
     room = _room
-    room.for_ef(ef)
+    beam = room.beam_of(MOST_DELETED * ef if live else ef)
     state, size = room.state, len(prefix)
     while True:
         coarse.walk(
@@ -119,8 +128,9 @@ def walk(graph: Rows, prefix: Floats, ef: int, deadline_ns: int = 0) -> tuple[Ro
             prefix.ctypes.data,
             size,
             ef,
-            room.beam,
-            _NOT_KEPT,
+            live,
+            beam,
+            room.spill if live else _NOT_KEPT,
             room.seen,
             room.table,
             state,
@@ -129,11 +139,11 @@ def walk(graph: Rows, prefix: Floats, ef: int, deadline_ns: int = 0) -> tuple[Ro
         if not state[coarse.FULL]:
             break
         room.make_seen(2 * len(room.seen))
-    keys = room.beam[: state[coarse.SIZE]]
+    keys = beam[: state[coarse.SIZE]]
     rows = (keys >> coarse.ROW_SHIFT) & (coarse.MAX_ROWS - 1)
     bits = (keys >> 32).astype(np.int32)
     scores = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int32).view(np.float32)
-    return rows, scores, int(state[coarse.DISTANCES])
+    return rows, scores, int(state[coarse.DISTANCES]), bool(state[coarse.LATE])
 
 
 def answer(
@@ -168,7 +178,7 @@ def answer(
         Rows are likely not in memory: ask for all of them at once.
     """
     room = _room
-    room.for_ef(ef)
+    beam = room.beam_of(MOST_DELETED * ef if full[both.LIVE] else ef)
     state = room.state
     top_scores, top_rows = np.empty(k, np.float32), np.empty(k, np.int64)
     while True:
@@ -181,11 +191,11 @@ def answer(
             k,
             ef,
             candidates,
-            stop,
+            float(stop),
             walk_deadline_ns,
             deadline_ns,
-            cold,
-            room.beam,
+            bool(cold),
+            beam,
             room.spill,
             room.seen,
             room.table,
@@ -197,7 +207,7 @@ def answer(
         if not state[coarse.FULL]:
             break
         room.make_seen(2 * len(room.seen))
-    late, distances, read, cold_rows, coarse_ns, rescore_ns, final_ef = state[coarse.LATE :].tolist()
+    late, distances, read, cold_rows, coarse_ns, rescore_ns = state[coarse.LATE :].tolist()
     return Answered(
         top_rows[:found],
         top_scores[:found],
@@ -206,7 +216,6 @@ def answer(
         distances,
         read,
         cold_rows,
-        final_ef,
         coarse_ns / 1e6,
         rescore_ns / 1e6,
     )

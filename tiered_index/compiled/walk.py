@@ -21,6 +21,7 @@ from tiered_index.compiled.operations import (
     dot_bf16,
     load_i32,
     load_i64,
+    load_u8,
     move,
     nanoseconds,
     ordered,
@@ -46,13 +47,13 @@ MASK: Final = 3  # size of the visited table, less one
 FULL: Final = 4  # `seen` has no room left
 SPILLED: Final = 5  # rows met and not in the beam, kept for a wider one
 COLD: Final = 6  # rows must be waited for
-LATE: Final = 7  # the deadline passed; from here on, what is reported
-DISTANCES: Final = 8
-ROWS_READ: Final = 9
-COLD_ROWS: Final = 10  # of them, rows that were waited for
-COARSE_NS: Final = 11
-RESCORE_NS: Final = 12
-FINAL_EF: Final = 13
+WIDTH: Final = 7  # of the beam
+LATE: Final = 8  # the deadline passed; from here on, what is reported
+DISTANCES: Final = 9
+ROWS_READ: Final = 10
+COLD_ROWS: Final = 11  # of them, rows that were waited for
+COARSE_NS: Final = 12
+RESCORE_NS: Final = 13
 STATE_FIELDS: Final = 14
 
 EXPANDED: Final = 1
@@ -234,12 +235,39 @@ def advance(graph, prefix, dims, ef, beam, spill, seen, table, state, deadline):
     state[SIZE], state[NEXT], state[SEEN], state[MASK], state[SPILLED] = size, at, count, mask, spilled
 
 
+@njit(nogil=True, cache=True, inline="always")
+def is_live(live, row):  # type: ignore[no-untyped-def]
+    """Return whether a row may be found; `live` is the address of a bit a row, or 0 if all may."""
+    return live == 0 or (load_u8(live + (row >> 3)) >> (row & 7)) & 1
+
+
 @njit(nogil=True, cache=True)
-def walk(graph, prefix, dims, ef, beam, spill, seen, table, state, deadline):  # type: ignore[no-untyped-def]
+def settle(graph, prefix, dims, ef, live, beam, spill, seen, table, state, deadline):  # type: ignore[no-untyped-def]
+    """Advance until the beam holds `ef` rows that may be found, or has no room for as many others.
+
+    `spill` must have room where not all rows may be found.
+    """
+    width = max(ef, state[WIDTH])
+    while True:
+        if 0 < state[WIDTH] < width:
+            widen(beam, spill, width, state)
+        state[WIDTH] = width
+        advance(graph, prefix, dims, width, beam, spill, seen, table, state, deadline)
+        if not live or state[FULL] or state[LATE] or state[SIZE] < width:
+            return
+        missing = ef
+        for i in range(state[SIZE]):
+            missing -= is_live(live, row_of(beam[i]))
+        if missing <= 0 or width == len(beam):
+            return
+        width = min(width + 2 * missing, len(beam))
+
+
+@njit(nogil=True, cache=True)
+def walk(graph, prefix, dims, ef, live, beam, spill, seen, table, state, deadline):  # type: ignore[no-untyped-def]
     """Walk from the top; the beam then holds the best rows, best first."""
     started = nanoseconds()
     state[:] = 0
     begin(graph, prefix, dims, beam, seen, table, state)
-    advance(graph, prefix, dims, ef, beam, spill[:0], seen, table, state, deadline)
+    settle(graph, prefix, dims, ef, live, beam, spill, seen, table, state, deadline)
     state[COARSE_NS] = nanoseconds() - started
-    state[FINAL_EF] = ef

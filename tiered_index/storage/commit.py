@@ -42,6 +42,7 @@ from tiered_index.storage.snapshot import Snapshot
 
 MANIFESTS = "manifests"
 SEGMENTS = "segments"
+CALIBRATION = "calibration"
 
 
 class Store:
@@ -84,7 +85,7 @@ class Store:
             raise storage_error(f"{self.root}: cannot be listed", error) from error
         if MANIFESTS in names and self.generations():
             return True
-        strangers = names - {MANIFESTS, SEGMENTS, "lock"}
+        strangers = names - {MANIFESTS, SEGMENTS, CALIBRATION, "lock"}
         if strangers:
             raise NotAnIndexError(
                 f"{self.root}: a folder of something else ({min(strangers)!r}), not an index"

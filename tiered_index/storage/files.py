@@ -53,6 +53,10 @@ class Files:
         """Give a file a second name; FileExistsError if the name is taken."""
         os.link(source, target)
 
+    def replace(self, source: Path, target: Path) -> None:
+        """Give a file the name of another, which goes."""
+        source.replace(target)
+
     def unlink(self, path: Path) -> None:
         """Remove a name."""
         path.unlink()

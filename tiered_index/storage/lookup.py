@@ -96,16 +96,20 @@ class Lookup:
                 batch = pa.ipc.open_file(source).get_batch(0)
             self._ids: pa.Array = batch["id"]
             numbers = pa.types.is_int64(self._ids.type)
-            self._numbers: NDArray[np.int64] | None = self._ids.to_numpy() if numbers else None
-            self._keys: Keys = batch["key"].to_numpy()
-            self._rows: NDArray[np.uint32] = batch["row"].to_numpy()
+            self._numbers: NDArray[np.int64] | None = _view(self._ids) if numbers else None
+            self._keys: Keys = _view(batch["key"])
+            self._rows: NDArray[np.uint32] = _view(batch["row"])
             self._norms: NDArray[np.float32] | None = (
-                batch["inverse_norm"].to_numpy() if "inverse_norm" in batch.schema.names else None
+                _view(batch["inverse_norm"]) if "inverse_norm" in batch.schema.names else None
             )
         except (pa.ArrowException, KeyError, OSError) as error:
             raise CorruptIndexError(f"{path}: not a readable lookup file: {error}") from error
         if batch.num_rows != rows:
             raise CorruptIndexError(f"{path}: {batch.num_rows} ids, where {rows} were written")
+
+    def check(self) -> None:
+        """Raise if the file was closed or has become shorter."""
+        self._mapped.check()
 
     @property
     def inverse_norms(self) -> NDArray[np.float32] | None:
@@ -166,3 +170,8 @@ def _merge(
     keys = np.concatenate([a[0], b[0]])
     order = np.argsort(keys, kind="stable")  # two sorted runs: close to linear
     return keys[order], np.concatenate([a[1], b[1]])[order]
+
+
+def _view(array: pa.Array) -> Any:
+    """View numbers without nulls; Arrow's to_numpy would import pandas where it is installed, in 0.1 s."""
+    return np.from_dlpack(array)

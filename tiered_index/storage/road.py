@@ -26,7 +26,7 @@ class Road:
     def __init__(self, live: LiveSegment, first: int) -> None:
         segment = live.segment
         self._engine: Any = engine()
-        self._check = (segment.coarse.check, segment.full.check)
+        self._check = (segment.coarse.check, segment.full.check, segment.lookup.check)
         self._first = first
         self._rows = segment.rows
         self._graph = segment.coarse.graph_fields()
@@ -34,8 +34,7 @@ class Road:
         self._full = self._engine.full_fields(
             *segment.full.addresses(), 0 if norms is None else norms.ctypes.data, segment.full.descriptor
         )
-        self._ef_scale = segment.rows / live.rows
-        """A beam that holds deleted rows too must be as much wider."""
+        self._live_rows = live.rows
         self._kept_alive: tuple[Any, ...] = (live, norms)
         if live.live is not None:
             bits = np.packbits(live.live, bitorder="little")
@@ -44,7 +43,8 @@ class Road:
 
     def takes(self, k: int, ef: int) -> bool:
         """Return whether the engine answers so much; what is more is left to NumPy, or to a scan."""
-        return 0 < k <= self._engine.MAX_K and self._rows > SCAN_ROWS_PER_EF * ef
+        among_all = ef * self._rows // self._live_rows
+        return 0 < k <= self._engine.MAX_K and self._rows > SCAN_ROWS_PER_EF * among_all
 
     def answer(
         self,
@@ -58,15 +58,16 @@ class Road:
         """Answer one query; see :func:`tiered_index.compiled.engine.answer`. Rows become addresses."""
         for check in self._check:
             check()
-        ef = int(np.ceil(ef * self._ef_scale))
         found = self._engine.answer(self._graph, self._full, prefix, query, k, ef, candidates, **limits)
         return found if not self._first else found._replace(rows=found.rows + self._first)
 
 
 def road_of(segments: tuple[LiveSegment, ...], parts: Any) -> Road | None:
     """Return the road of a snapshot whose one part is a graph; None if it is anything else."""
+    if len(parts) != 1 or parts[0].addresses is not None or not parts[0].tier.has_graph:
+        return None
     compiled = engine()
-    if compiled is None or len(parts) != 1 or parts[0].addresses is not None or not parts[0].tier.has_graph:
+    if compiled is None:
         return None
     (part,) = parts
     live = next(live for live in segments if live.segment.coarse is part.tier)

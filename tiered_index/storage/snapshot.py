@@ -104,6 +104,26 @@ class Snapshot:
         for number, _, rows in self.split(addresses):
             self.segments[number].segment.full.advise(rows)
 
+    def evict(self, addresses: NDArray[np.int64]) -> bool:
+        """Drop the rows at `addresses` from memory; return whether that can be asked of the system."""
+        return all(
+            self.segments[number].segment.full.evict(rows) for number, _, rows in self.split(addresses)
+        )
+
+    def vectors(self, addresses: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the full vectors at `addresses`, as they are stored, shape (n, store_dim)."""
+        vectors = np.empty((len(addresses), self.config.store_dim), self.config.dtype)
+        for number, places, rows in self.split(addresses):
+            vectors[places] = self.segments[number].segment.full.gather(rows)
+        return vectors
+
+    def sample(self, count: int, random: np.random.Generator) -> NDArray[np.int64]:
+        """Return the addresses of `count` different rows, chosen at random."""
+        addresses = np.concatenate(
+            [(number << ROW_BITS) + live.live_rows() for number, live in enumerate(self.segments)]
+        )
+        return random.choice(addresses, count, replace=False)
+
     def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
         """Return the address of each id, or -1."""
         found = np.full(len(keys), NOT_FOUND, np.int64)

@@ -1,0 +1,65 @@
+"""Asking: one search from what is asked to what is said of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter_ns
+from typing import Any
+
+from tiered_index.config import Budget
+from tiered_index.errors import BudgetNotMetError
+from tiered_index.exact import exact_search
+from tiered_index.planning import Planning
+from tiered_index.results import SearchResult
+from tiered_index.search import search
+from tiered_index.storage.snapshot import Snapshot
+from tiered_index.validate.vectors import prepare_queries
+
+
+def ask(
+    snapshot: Snapshot,
+    planning: Planning,
+    query: Any,
+    k: int,
+    budget: Budget,
+    fixed: Mapping[str, Any],
+    started_ns: int,
+    *,
+    strict: bool,
+) -> SearchResult:
+    """Plan, search, and say what became of it.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What is searched.
+    planning : Planning
+        Chooses, and learns.
+    query : array_like, shape (dim,) or (n, dim)
+        One query, or several.
+    k : int
+        Results a query.
+    budget : Budget
+        What is asked.
+    fixed : mapping
+        Parts of the plan that the caller fixed; None where not.
+    started_ns : int
+        ``perf_counter_ns()`` when the call came in.
+    strict : bool
+        Whether to raise rather than return less than was asked.
+    """
+    queries, single = prepare_queries(query, snapshot.config)
+    decision = planning.decide(snapshot, k, len(queries), budget, fixed, started_ns)
+    if strict and decision.concern is not None:
+        raise BudgetNotMetError(decision.concern)
+    if decision.plan.strategy == "exact":
+        hits = exact_search(snapshot, queries, k, started_ns / 1e9)
+    else:
+        hits = search(snapshot, queries, k, decision.plan, started_ns / 1e9, decision.limits)
+        if single:
+            planning.keep(queries[0])
+    result = SearchResult(hits, snapshot, single=single)
+    planning.conclude(k, hits, decision, result, (perf_counter_ns() - started_ns) / 1e6)
+    if strict and result.degraded_reason is not None:
+        raise BudgetNotMetError(result.degraded_reason)
+    return result

@@ -1,0 +1,190 @@
+"""Calibration: an index measured by its own searches, against exact answers."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF
+from tiered_index.exact import exact_search
+from tiered_index.machine import fingerprint
+from tiered_index.planner.calibrate import Observed, measure
+from tiered_index.planner.model import Calibration, Source, Times
+from tiered_index.planner.plan import Plan, Strategy
+from tiered_index.results import SearchResult
+from tiered_index.search import NO_LIMITS, find_candidates, search
+from tiered_index.storage.snapshot import Snapshot
+from tiered_index.validate.vectors import Floats, prefixes_of
+
+MIN_QUERIES = 32
+MAX_QUERIES = 1_000
+SEED = 20
+
+_TRUTH_SHARE = 0.4
+"""Of the time that is allowed, for the exact answers."""
+
+_BLOCK_QUERIES = 256
+"""Queries that share a pass; more would need more memory for scores, and hardly less time."""
+
+
+class Queries(NamedTuple):
+    """What calibration asks.
+
+    Attributes
+    ----------
+    vectors : ndarray, shape (n, store_dim), float32
+        Of unit length under cosine.
+    own : ndarray, shape (n,), int64, or None
+        Addresses of the rows that the queries are, which are not to be found; None if they are no rows.
+    source : {"given", "live", "stored"}
+        Where they come from.
+    """
+
+    vectors: Floats
+    own: NDArray[np.int64] | None
+    source: Source
+
+
+def stored_queries(snapshot: Snapshot, count: int) -> Queries:
+    """Take a random sample of rows for queries."""
+    random = np.random.default_rng(SEED)
+    addresses = snapshot.sample(min(count, snapshot.rows), random)
+    vectors = snapshot.vectors(addresses).astype(np.float32)
+    if snapshot.config.metric == "cosine":
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Queries(vectors, addresses, "stored")
+
+
+def calibrate(
+    snapshot: Snapshot,
+    queries: Queries,
+    ks: Sequence[int],
+    seconds: float | None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Calibration:
+    """Measure a snapshot.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        With rows.
+    queries : Queries
+        What is asked.
+    ks : sequence of int
+        For which recall@k is measured.
+    seconds : float or None
+        About how long it may take.
+    progress : callable
+        Told what is being done.
+    """
+    started = perf_counter()
+    progress("exact answers")
+    ks = sorted({min(k, max(snapshot.rows - (queries.own is not None), 1)) for k in ks})
+    exact, one_ms = _truth(snapshot, queries, ks[-1], seconds)
+    subject = _Subject(snapshot, queries, exact)
+    left = None if seconds is None else max(seconds - (perf_counter() - started), 0.0)
+    measured = measure(subject, ks, left, progress)
+    return Calibration(
+        fingerprint=fingerprint(),
+        generation=snapshot.manifest.generation,
+        rows=snapshot.rows,
+        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        source=queries.source,
+        queries=len(exact),
+        ks=tuple(ks),
+        walked=measured.walked,
+        stopped=measured.stopped,
+        hot=measured.hot,
+        cold=measured.cold,
+        rest=measured.rest,
+        exact=one_ms,
+        margins=measured.margins,
+        seconds=perf_counter() - started,
+    )
+
+
+def _truth(
+    snapshot: Snapshot, queries: Queries, k: int, seconds: float | None
+) -> tuple[NDArray[np.int64], Times]:
+    """Return the exact answers of as many queries as there is time for, and the time of a single query."""
+    vectors = queries.vectors[:MAX_QUERIES]
+    extra = queries.own is not None
+    single = []
+    for _ in range(2):
+        began = perf_counter()
+        exact_search(snapshot, vectors[:1], k, began)
+        single.append((perf_counter() - began) * 1e3)
+    answers: list[NDArray[np.int64]] = []
+    began = perf_counter()
+    size, done = MIN_QUERIES if seconds else _BLOCK_QUERIES, 0
+    while done < len(vectors):
+        found = exact_search(snapshot, vectors[done : done + size], k + extra, began).addresses
+        if queries.own is not None:
+            found = _without(found, queries.own[done : done + size])
+        answers.append(found[:, :k])
+        done += len(found)
+        if seconds is not None:
+            spent = perf_counter() - began
+            left = seconds * _TRUTH_SHARE - spent - sum(single) / 1e3
+            size = min(int(left / (spent / done)), _BLOCK_QUERIES)
+            if size < 1:
+                break
+    return np.concatenate(answers), Times.of(single)
+
+
+def _without(addresses: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Drop each query's own row, or the last where it was not found, from its answers."""
+    dropped = addresses == own[:, None]
+    dropped[~dropped.any(axis=1), -1] = True
+    kept: NDArray[np.int64] = addresses[~dropped].reshape(len(addresses), -1)
+    return kept
+
+
+class _Subject:
+    """A snapshot, as the planner sees it."""
+
+    def __init__(self, snapshot: Snapshot, queries: Queries, truth: NDArray[np.int64]) -> None:
+        self._snapshot = snapshot
+        self._queries = queries.vectors
+        self._own = queries.own
+        self.truth = truth
+        self.width = snapshot.config.prefix_dim
+        self.rows = snapshot.rows
+        graphs = [part.tier.rows for part in snapshot.parts if part.tier.has_graph]
+        self.widest_walk = max(graphs, default=0) // SCAN_ROWS_PER_EF
+        self.stops_early = snapshot.road is not None
+
+    def candidates(
+        self, query: int, strategy: Strategy, prefix_dim: int, ef: int
+    ) -> tuple[NDArray[np.int64], float]:
+        began = perf_counter()
+        extra = self._own is not None
+        plan = Plan(strategy=strategy, prefix_dim=prefix_dim, ef=ef + extra, candidates=ef + extra)
+        one = self._queries[query : query + 1]
+        prefixes = prefixes_of(one, prefix_dim, unit=self._snapshot.config.metric == "cosine")
+        addresses = find_candidates(self._snapshot, prefixes, plan, NO_LIMITS).addresses[0]
+        ms = (perf_counter() - began) * 1e3
+        if self._own is not None:
+            addresses = addresses[addresses != self._own[query]][:ef]
+        return addresses, ms
+
+    def search(self, query: int, k: int, plan: Plan) -> Observed:
+        extra = self._own is not None
+        began = perf_counter()
+        hits = search(self._snapshot, self._queries[query : query + 1], k + extra, plan, began)
+        SearchResult(hits, self._snapshot, single=True)
+        total_ms = (perf_counter() - began) * 1e3
+        addresses = hits.addresses[0]
+        if self._own is not None:
+            addresses = addresses[addresses != self._own[query]][:k]
+        stats = hits.stats
+        return Observed(addresses, total_ms, stats.coarse_ms, stats.rescore_ms, stats.rows_read, hits.margin)
+
+    def evict(self, query: int, rows: int) -> bool:
+        addresses, _ = self.candidates(query, "graph", self.width, rows)
+        return self._snapshot.evict(addresses)

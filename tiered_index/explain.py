@@ -1,0 +1,278 @@
+"""Explaining a plan: what is predicted of it, what it beat, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tiered_index.config import Budget
+from tiered_index.errors import ParameterError
+from tiered_index.planner.choose import Prediction, front
+from tiered_index.planner.model import Times
+from tiered_index.planner.plan import Plan
+from tiered_index.planning import Planning
+from tiered_index.results import SearchResult, SearchStats
+from tiered_index.storage.snapshot import Snapshot
+
+ALTERNATIVES = 6
+"""Faster plans with less recall and slower ones with more, in all."""
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What is predicted of a plan; times in milliseconds.
+
+    Attributes
+    ----------
+    plan : Plan
+        The plan.
+    recall, error : float
+        Mean recall@k, and its standard error.
+    coarse, rescore, total : Times
+        Mean, p50, p95 and p99 by stage, and of the whole call.
+    verdict : str
+        Why it was chosen, or was not.
+    """
+
+    plan: Plan
+    recall: float
+    error: float
+    coarse: Times
+    rescore: Times
+    total: Times
+    verdict: str
+
+
+class Actual(msgspec.Struct, frozen=True, kw_only=True):
+    """What one search took.
+
+    Attributes
+    ----------
+    ids : list
+        What was found.
+    stats : SearchStats
+        Milliseconds by stage and counters.
+    complete, degraded_reason, estimated_recall
+        As in the result.
+    recall : float or None
+        Against the exact answer, where that was asked for.
+    """
+
+    ids: list[Any]
+    stats: SearchStats
+    complete: bool
+    degraded_reason: str | None
+    estimated_recall: float | None
+    recall: float | None
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a search is done as it is.
+
+    Attributes
+    ----------
+    k : int
+        Results a query.
+    budget : Budget
+        What was asked.
+    plan : Plan
+        What is done.
+    expected : Expected or None
+        What is predicted; None where nothing was measured.
+    alternatives : list of Expected
+        Plans that were not chosen, fastest first.
+    concern : str or None
+        What cannot be kept of what was asked.
+    basis : str
+        What predictions rest on.
+    actual : Actual or None
+        What the search took, if a query was given.
+    """
+
+    k: int
+    budget: Budget
+    plan: Plan
+    expected: Expected | None
+    alternatives: list[Expected]
+    concern: str | None
+    basis: str
+    actual: Actual | None
+
+    def __str__(self) -> str:
+        return text(self)
+
+
+def explain(
+    search: Callable[..., SearchResult],
+    planning: Planning,
+    snapshot: Snapshot,
+    query: Any,
+    k: int,
+    budget: Budget,
+    *,
+    exact: bool,
+) -> Explanation:
+    """Explain what `search` does; the parameters are those of :meth:`Index.explain`."""
+    if exact and query is None:
+        raise ParameterError("exact=True compares answers: give a query")
+    decision = planning.decide(snapshot, k, 1, budget, {}, 0)
+    chosen, others = decision.prediction, []
+    if planning.chooser is not None and chosen is not None:
+        state = planning.chooser.feedback.state()
+        known = front(planning.chooser.options(k, snapshot.rows), state)
+        others = [_expected(one, _verdict(one, chosen, budget)) for one in _near(known, chosen)]
+    actual = None
+    if query is not None:
+        if np.ndim(query) != 1:
+            raise ParameterError(f"explain takes one query, not an array of shape {np.shape(query)}")
+        actual = _actual(search, query, k, budget, exact=exact)
+    return Explanation(
+        k=k,
+        budget=budget,
+        plan=decision.plan,
+        expected=None if chosen is None else _expected(chosen, "chosen"),
+        alternatives=others,
+        concern=decision.concern,
+        basis=planning.basis(snapshot),
+        actual=actual,
+    )
+
+
+def _actual(
+    search: Callable[..., SearchResult], query: Any, k: int, budget: Budget, *, exact: bool
+) -> Actual:
+    result = search(query, k, budget=budget)
+    recall = None
+    if exact:
+        truth = search(query, k, exact=True)
+        recall = float(np.isin(result.ids, truth.ids).sum() / max(len(truth.ids), 1))
+    return Actual(
+        ids=result.ids.tolist(),
+        stats=result.stats,
+        complete=result.complete,
+        degraded_reason=result.degraded_reason,
+        estimated_recall=result.estimated_recall,
+        recall=recall,
+    )
+
+
+def _near(known: list[Prediction], chosen: Prediction) -> list[Prediction]:
+    """Return some faster and some slower plans of the front, well apart."""
+    faster = [one for one in known if one.total.mean < chosen.total.mean and one.plan != chosen.plan]
+    slower = [one for one in known if one.total.mean >= chosen.total.mean and one.plan != chosen.plan]
+    half = ALTERNATIVES // 2
+
+    def spread(ones: list[Prediction], nearest: int) -> list[Prediction]:
+        if len(ones) <= half:
+            return ones
+        return [ones[i] for i in sorted({nearest, *np.linspace(0, len(ones) - 1, half).astype(int).tolist()})]
+
+    return spread(faster, len(faster) - 1) + spread(slower, 0)
+
+
+def _verdict(one: Prediction, chosen: Prediction, budget: Budget) -> str:
+    if budget.latency_ms is not None and one.total.p99 > budget.latency_ms:
+        return f"p99 {one.total.p99:.2f} ms is over the budget"
+    if budget.min_recall is not None and one.recall < budget.min_recall:
+        return "below the floor"
+    if one.total.mean >= chosen.total.mean:
+        return "slower" if budget.asks else "more recall, slower"
+    return "less recall"
+
+
+def _expected(prediction: Prediction, verdict: str) -> Expected:
+    return Expected(**prediction._asdict(), verdict=verdict)
+
+
+def plan_words(plan: Plan) -> str:
+    """Put a plan into words."""
+    if plan.strategy == "exact":
+        return "exact, every full vector"
+    if plan.strategy == "scan":
+        return f"scan on {plan.prefix_dim} dimensions, {plan.candidates} candidates rescored"
+    said = f"graph on {plan.prefix_dim} dimensions, ef {plan.ef}, {plan.candidates} candidates rescored"
+    if plan.early_stop:
+        said = f"graph on {plan.prefix_dim} dimensions, ef up to {plan.ef}, until margin {plan.early_stop:g}"
+    return said
+
+
+def plan_label(plan: Plan) -> str:
+    """Put a plan into a table's cell."""
+    if plan.strategy == "exact":
+        return "exact"
+    if plan.strategy == "scan":
+        return f"scan d={plan.prefix_dim} C={plan.candidates}"
+    if plan.early_stop:
+        return f"graph d={plan.prefix_dim} ef<={plan.ef} margin={plan.early_stop:.2f}"
+    return f"graph d={plan.prefix_dim} ef={plan.ef} C={plan.candidates}"
+
+
+def text(explanation: Explanation) -> str:
+    """Return an explanation as lines of text."""
+    asked = [
+        *([f"{explanation.budget.latency_ms:g} ms"] if explanation.budget.latency_ms is not None else []),
+        *([f"recall {explanation.budget.min_recall:g}"] if explanation.budget.min_recall is not None else []),
+    ]
+    lines = [f"asked: k={explanation.k}, {' and '.join(asked) or 'no budget'}"]
+    lines.append(f"plan:  {plan_words(explanation.plan)}")
+    if explanation.concern:
+        lines.append(f"note:  {explanation.concern}")
+    if explanation.expected is not None:
+        lines.append("")
+        lines += _table([explanation.expected, *explanation.alternatives])
+    lines += ["", f"predictions rest on: {explanation.basis}"]
+    if explanation.actual is not None:
+        lines += ["", *_actual_lines(explanation.actual)]
+    return "\n".join(lines)
+
+
+def rows_of(ones: list[Expected]) -> list[tuple[str, ...]]:
+    """Return a table's cells: plan, recall, milliseconds by stage, mean and p99 in all, verdict."""
+    return [
+        (
+            plan_label(one.plan),
+            f"{one.recall:.3f}",
+            f"{one.coarse.mean:.3f}",
+            f"{one.rescore.mean:.3f}",
+            f"{one.total.mean:.3f}",
+            f"{one.total.p99:.3f}",
+            one.verdict,
+        )
+        for one in ones
+    ]
+
+
+HEADER = ("plan", "recall", "coarse ms", "rescore ms", "mean ms", "p99 ms", "")
+
+
+def _table(ones: list[Expected]) -> list[str]:
+    rows = [HEADER, *rows_of(ones)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i in (0, len(HEADER) - 1) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _actual_lines(actual: Actual) -> list[str]:
+    stats = actual.stats
+    lines = [
+        f"took:  {stats.total_ms:.3f} ms: coarse {stats.coarse_ms:.3f}, rescoring {stats.rescore_ms:.3f}",
+        f"       {stats.distances or 'uncounted'} distances, {stats.cold_rows} rows from disk",
+        f"       {stats.rows_read} rows, {stats.bytes_read:,} bytes read",
+    ]
+    recalls = []
+    if actual.estimated_recall is not None:
+        recalls.append(f"estimated recall {actual.estimated_recall:.3f}")
+    if actual.recall is not None:
+        recalls.append(f"actual recall {actual.recall:.3f}")
+    if recalls:
+        lines.append(f"       {', '.join(recalls)}")
+    if actual.degraded_reason:
+        lines.append(f"       degraded: {actual.degraded_reason}")
+    return lines

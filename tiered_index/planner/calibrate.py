@@ -1,0 +1,382 @@
+"""Measuring plans: a grid that narrows to what is worth choosing, over queries with known answers.
+
+It is given numbers and callables; what a walk or a search is, it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiered_index.planner.model import FRACTIONS, Reading, Stopped, Times, Walked, quantiles
+from tiered_index.planner.plan import Plan, Strategy
+
+EFS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+SCAN_ROWS = (1, 2, 4, 10, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+SCAN_TIMED = (64, 512)
+"""How many rows a scan keeps changes its time; between these and the largest it is interpolated."""
+
+STOPS = (0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0, 3.6, 4.3)
+STOP_WIDTHS = (4, 10, 25)
+"""Widest beams of plans that stop early, in units of the narrowest."""
+
+FIRST_QUERIES = 48
+"""Queries that decide which prefix dimensions and plans are worth measuring with all."""
+
+ENOUGH_RECALL = 0.9995
+SCAN_QUERIES = 64
+READ_ROWS = (16, 64, 256)
+READ_QUERIES = 100
+COLD_QUERIES = 24
+MARGIN_BINS = 12
+_WORTH = 1.05
+"""A plan is kept if its time is within this factor of the front's at its recall: it may join the front when
+measured with all queries."""
+
+
+class Observed(NamedTuple):
+    """What one whole search gave and took."""
+
+    rows: NDArray[np.int64]
+    total_ms: float
+    coarse_ms: float
+    rescore_ms: float
+    rows_read: int
+    margin: float
+
+
+class Subject(Protocol):
+    """What is measured: an index, some queries, and their exact answers."""
+
+    width: int
+    """Dimensions of the coarse tier."""
+    rows: int
+    widest_walk: int
+    """Largest ef at which the graph is walked rather than scanned; 0 without a graph."""
+    stops_early: bool
+    """Whether stopping early saves any of the walk."""
+    truth: NDArray[np.int64]
+    """Exact answers, shape (queries, largest k)."""
+
+    def candidates(
+        self, query: int, strategy: Strategy, prefix_dim: int, ef: int
+    ) -> tuple[NDArray[np.int64], float]:
+        """Return the rows found, best first, and the milliseconds."""
+
+    def search(self, query: int, k: int, plan: Plan) -> Observed:
+        """Answer one query."""
+
+    def evict(self, query: int, rows: int) -> bool:
+        """Drop a query's best rows from memory; return whether that can be done."""
+
+
+class Measured(NamedTuple):
+    """What :func:`measure` returns; the fields are those of a Calibration."""
+
+    walked: tuple[Walked, ...]
+    stopped: tuple[Stopped, ...]
+    hot: Reading
+    cold: Reading | None
+    rest: Times
+    margins: dict[int, tuple[tuple[float, float], ...]]
+
+
+def measure(
+    subject: Subject, ks: Sequence[int], seconds: float | None, progress: Callable[[str], None]
+) -> Measured:
+    """Measure what choosing needs.
+
+    Parameters
+    ----------
+    subject : Subject
+        What is measured.
+    ks : sequence of int
+        Ascending; recall@k is measured for each.
+    seconds : float or None
+        After about so long, what is left is measured with fewer queries.
+    progress : callable
+        Told what is being measured.
+    """
+    clock = _Clock(seconds, len(subject.truth))
+    hot, rest = _readings(subject, ks)
+    progress("scans")
+    walked = _scans(subject, ks, min(SCAN_QUERIES, len(subject.truth)))
+    slowest = walked[0].coarse.mean
+    progress("prefix dimensions")
+    for prefix_dim, widest in _worthwhile(subject, ks, hot).items():
+        progress(f"walks on {prefix_dim} dimensions")
+        walked += _walks(subject, ks, prefix_dim, widest, slowest, clock.queries(0.5))
+    progress("early stopping")
+    stopped: list[Stopped] = []
+    margins = {}
+    for i, k in enumerate(ks):
+        share = 0.6 + 0.35 * (i + 1) / len(ks)
+        found, pairs = _stops(subject, k, walked, hot, rest, clock.queries(share))
+        stopped += found
+        margins[k] = _margin_curve(pairs)
+    progress("cold reads")
+    return Measured(tuple(walked), tuple(stopped), hot, _cold(subject), rest, margins)
+
+
+class _Clock:
+    """Turns the time that is left into a number of queries."""
+
+    def __init__(self, seconds: float | None, queries: int) -> None:
+        self._seconds = seconds
+        self._all = queries
+        self._started = perf_counter()
+
+    def queries(self, share: float, least: int = FIRST_QUERIES) -> int:
+        """Return how many queries the next part gets, which is to end when `share` of the time is spent."""
+        if self._seconds is None:
+            return self._all
+        left = self._seconds * share - (perf_counter() - self._started)
+        wanted = int(self._all * min(max(left, 0.0) / (self._seconds * share), 1.0))
+        return min(max(wanted, least), self._all)
+
+
+def _hits(found: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.isin(found, truth)
+
+
+def _recalls(
+    subject: Subject, query: int, rows: NDArray[np.int64], ks: Sequence[int], sizes: Sequence[int]
+) -> NDArray[np.float64]:
+    """Return recall@k after rescoring each number of candidates, shape (ks, sizes); NaN if below k."""
+    truth = subject.truth[query]
+    recalls = np.full((len(ks), len(sizes)), np.nan)
+    for i, k in enumerate(ks):
+        hits = np.concatenate([[0], np.cumsum(_hits(rows, truth[:k]))])
+        for j, size in enumerate(sizes):
+            if size >= k:
+                recalls[i, j] = hits[min(size, len(rows))] / min(k, len(truth))
+    return recalls
+
+
+def _summary(
+    recalls: list[NDArray[np.float64]], ks: Sequence[int]
+) -> tuple[dict[int, tuple[float, ...]], ...]:
+    stacked = np.stack(recalls)
+    with np.errstate(invalid="ignore"):
+        mean = np.nan_to_num(stacked.mean(axis=0), nan=-1.0)
+        error = np.nan_to_num(stacked.std(axis=0) / np.sqrt(len(stacked)), nan=0.0)
+    return tuple({k: tuple(table[i].tolist()) for i, k in enumerate(ks)} for table in (mean, error))
+
+
+def _walk(subject: Subject, ks: Sequence[int], prefix_dim: int, ef: int, queries: int) -> Walked:
+    """Measure one walk. A first round brings into the caches what the round before pushed out."""
+    sizes = [round(ef * fraction) for fraction in FRACTIONS]
+    subject.candidates(0, "graph", prefix_dim, ef)
+    times, recalls = [], []
+    for query in range(queries):
+        rows, ms = subject.candidates(query, "graph", prefix_dim, ef)
+        times.append(ms)
+        recalls.append(_recalls(subject, query, rows, ks, sizes))
+    recall, error = _summary(recalls, ks)
+    return Walked("graph", prefix_dim, ef, Times.of(times), recall, error)
+
+
+def _worthwhile(subject: Subject, ks: Sequence[int], hot: Reading) -> dict[int, int]:
+    """Return the prefix dimensions that are best at some recall, with the widest ef at which they are."""
+    if not subject.widest_walk:
+        return {}
+    widths = [subject.width]
+    for share in (0.75, 0.5):
+        narrower = int(subject.width * share) // 32 * 32
+        if 0 < narrower < widths[-1]:
+            widths.append(narrower)
+    queries = min(FIRST_QUERIES, len(subject.truth))
+    points: dict[int, list[tuple[int, int, float, float]]] = {width: [] for width in widths}
+    for width in widths:
+        for ef in (16, 48, 128, 384):
+            if ef <= subject.widest_walk:
+                walk = _walk(subject, ks, width, ef, queries)
+                time = walk.coarse.mean + float(hot.of(ef)[0])
+                points[width] += [(ef, k, time, walk.recall[k][0]) for k in ks if k <= ef]
+    found = {subject.width: EFS[-1]}
+    for width in widths[1:]:
+        others = points[subject.width]
+        paying = [ef for ef, k, time, recall in points[width] if _pays(k, time, recall, others)]
+        if paying:
+            found[width] = 2 * max(paying)
+    return found
+
+
+def _pays(k: int, time: float, recall: float, others: list[tuple[int, int, float, float]]) -> bool:
+    """Tell whether a point lies before the others' front: a shorter time at its recall."""
+    known = sorted((r, t) for _, kk, t, r in others if kk == k)
+    if len(known) < 2 or not known[0][0] < recall <= known[-1][0]:
+        return False
+    needed = float(np.interp(recall, [r for r, _ in known], [t for _, t in known]))
+    return time * _WORTH < needed
+
+
+def _walks(
+    subject: Subject, ks: Sequence[int], prefix_dim: int, widest: int, slowest: float, queries: int
+) -> Iterator[Walked]:
+    """Measure wider and wider walks, until nothing is missed or a scan takes no longer."""
+    for ef in EFS:
+        if ef < ks[0]:
+            continue
+        if ef > min(widest, subject.widest_walk):
+            return
+        walk = _walk(subject, ks, prefix_dim, ef, queries)
+        yield walk
+        if walk.coarse.mean > slowest or all(walk.recall[k][0] >= ENOUGH_RECALL for k in ks):
+            return
+
+
+def _scans(subject: Subject, ks: Sequence[int], queries: int) -> list[Walked]:
+    """Measure the scan of all prefixes: one search gives the recall at any number of candidates."""
+    sizes = [size for size in SCAN_ROWS if size <= subject.rows] or [subject.rows]
+    timed = [size for size in SCAN_TIMED if size < sizes[-1]] + [sizes[-1]]
+    times: dict[int, list[float]] = {size: [] for size in timed}
+    recalls = []
+    for query in range(queries):
+        for size in timed:  # the largest last: its answers hold the others'
+            rows, ms = subject.candidates(query, "scan", subject.width, size)
+            times[size].append(ms)
+        recalls.append(_recalls(subject, query, rows, ks, sizes))
+    recall, error = _summary(recalls, ks)
+    columns = np.stack([quantiles(Times.of(times[size])) for size in timed]).T
+    coarse = [Times(*(float(np.interp(size, timed, column)) for column in columns)) for size in sizes]
+    nothing = (-1.0,) * (len(FRACTIONS) - 1)
+    return [
+        Walked(
+            "scan",
+            subject.width,
+            size,
+            coarse[j],
+            {k: (recall[k][j], *nothing) for k in ks},
+            {k: (error[k][j], *nothing) for k in ks},
+        )
+        for j, size in enumerate(sizes)
+    ]
+
+
+def _readings(subject: Subject, ks: Sequence[int]) -> tuple[Reading, Times]:
+    """Measure how rescoring grows with rows, from memory, and what a call takes beside its stages."""
+    sizes = [size for size in READ_ROWS if size <= subject.rows] or [max(subject.rows, 1)]
+    queries = min(READ_QUERIES, len(subject.truth))
+    k = min(ks[min(1, len(ks) - 1)], sizes[0])
+    by_size, rest = [], []
+    for size in sizes:
+        plan = Plan(strategy="graph", prefix_dim=subject.width, ef=sizes[-1], candidates=size)
+        for query in range(queries):  # the first time, rows may come from disk
+            subject.search(query, k, plan)
+        seen = [subject.search(query, k, plan) for query in range(queries)]
+        by_size.append(Times.of([one.rescore_ms for one in seen]))
+        rest += [max(one.total_ms - one.coarse_ms - one.rescore_ms, 0.0) for one in seen]
+    return _line(sizes, by_size), Times.of(rest)
+
+
+def _line(sizes: Sequence[int], times: Sequence[Times]) -> Reading:
+    """Draw the line through the fewest and the most rows."""
+    low, high = quantiles(times[0]), quantiles(times[-1])
+    row = np.maximum(high - low, 0.0) / (sizes[-1] - sizes[0]) if len(sizes) > 1 else low / sizes[0]
+    call = np.maximum(low - sizes[0] * row, 0.0)
+    return Reading(Times(*call.tolist()), Times(*row.tolist()))
+
+
+def _cold(subject: Subject) -> Reading | None:
+    """Measure rescoring rows that are not in memory; None if they cannot be dropped from it."""
+    sizes = [size for size in READ_ROWS if size <= subject.rows] or [max(subject.rows, 1)]
+    times = []
+    for size in sizes:
+        plan = Plan(strategy="graph", prefix_dim=subject.width, ef=size, candidates=size)
+        took = []
+        for query in range(min(COLD_QUERIES, len(subject.truth))):
+            if not subject.evict(query, size):
+                return None
+            took.append(subject.search(query, 1, plan).rescore_ms)
+        times.append(Times.of(took))
+    return _line(sizes, times)
+
+
+def _stops(
+    subject: Subject, k: int, walked: list[Walked], hot: Reading, rest: Times, queries: int
+) -> tuple[list[Stopped], list[tuple[float, float]]]:
+    """Measure plans that stop early for one k, and pairs of final margin and recall."""
+    pairs: list[tuple[float, float]] = []
+    graph = [walk for walk in walked if walk.strategy == "graph" and walk.prefix_dim == subject.width]
+    if not graph:
+        return [], _margins_of(subject, k, _scan_plan(subject, k), queries)
+    fixed = [
+        (walk.recall[k][0], walk.coarse.mean + float(hot.of(walk.ef)[0]) + rest.mean)
+        for walk in graph
+        if walk.ef >= k and walk.recall[k][0] >= 0.0
+    ]
+    kept = []
+    if subject.stops_early:
+        first = min(FIRST_QUERIES, queries)
+        tried = {plan: _stop(subject, k, plan, first)[0] for plan in _stop_plans(subject, k)}
+        front = fixed + [(seen.recall, seen.total.mean) for seen in tried.values()]
+        for plan, seen in tried.items():
+            if not any(r >= seen.recall and t * _WORTH < seen.total.mean for r, t in front):
+                measured, found = _stop(subject, k, plan, queries)
+                kept.append(measured)
+                pairs += found
+    for walk in graph:
+        if k <= walk.ef <= 25 * (k + 12):
+            plan = Plan(strategy="graph", prefix_dim=subject.width, ef=walk.ef, candidates=walk.ef)
+            pairs += _margins_of(subject, k, plan, min(queries, 100))
+    return kept, pairs
+
+
+def _stop_plans(subject: Subject, k: int) -> Iterator[Plan]:
+    for width in STOP_WIDTHS:
+        ef = width * (k + 12)
+        if ef <= subject.widest_walk:
+            for stop in STOPS:
+                yield Plan(
+                    strategy="graph", prefix_dim=subject.width, ef=ef, candidates=2 * ef, early_stop=stop
+                )
+
+
+def _stop(subject: Subject, k: int, plan: Plan, queries: int) -> tuple[Stopped, list[tuple[float, float]]]:
+    subject.search(0, k, plan)
+    seen = [subject.search(query, k, plan) for query in range(queries)]
+    recalls = [_recall(subject, query, one, k) for query, one in enumerate(seen)]
+    stopped = Stopped(
+        k,
+        plan,
+        float(np.mean(recalls)),
+        float(np.std(recalls) / np.sqrt(len(recalls))),
+        Times.of([one.coarse_ms for one in seen]),
+        Times.of([one.rescore_ms for one in seen]),
+        Times.of([one.total_ms for one in seen]),
+        float(np.mean([one.rows_read for one in seen])),
+    )
+    return stopped, [(one.margin, recall) for one, recall in zip(seen, recalls, strict=True)]
+
+
+def _recall(subject: Subject, query: int, seen: Observed, k: int) -> float:
+    truth = subject.truth[query, :k]
+    return float(_hits(seen.rows[:k], truth).sum() / len(truth))
+
+
+def _scan_plan(subject: Subject, k: int) -> Plan:
+    return Plan(strategy="scan", prefix_dim=subject.width, ef=0, candidates=min(2 * k, subject.rows))
+
+
+def _margins_of(subject: Subject, k: int, plan: Plan, queries: int) -> list[tuple[float, float]]:
+    seen = [subject.search(query, k, plan) for query in range(queries)]
+    return [(one.margin, _recall(subject, query, one, k)) for query, one in enumerate(seen)]
+
+
+def _margin_curve(pairs: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Return mean recall by margin in bins of equal size, made to rise (pool adjacent violators)."""
+    ordered = sorted(pairs)
+    bins = [part for part in np.array_split(np.array(ordered).reshape(-1, 2), MARGIN_BINS) if len(part)]
+    blocks = [[part[:, 0].mean(), part[:, 1].mean(), len(part)] for part in bins]
+    merged: list[list[float]] = []
+    for block in blocks:
+        merged.append(list(block))
+        while len(merged) > 1 and merged[-2][1] > merged[-1][1]:
+            (a, b, n), (c, d, m) = merged[-2:]
+            merged[-2:] = [[(a * n + c * m) / (n + m), (b * n + d * m) / (n + m), n + m]]
+    return tuple((float(margin), float(recall)) for margin, recall, _ in merged)

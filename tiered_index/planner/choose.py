@@ -1,0 +1,181 @@
+"""Choosing a plan: the most recall within a time, or the least time at a recall."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiered_index.config import Budget
+from tiered_index.planner.feedback import Feedback, State
+from tiered_index.planner.model import Calibration, Options, Quantiles, Times, added, options
+from tiered_index.planner.plan import Plan
+
+FLOOR_ERRORS = 0.5
+"""Standard errors of the measured recall by which a prediction must pass the floor, so that it is kept on
+queries that were not seen."""
+
+_ROWS_GRAIN = 0.05
+_KEPT = 1_024
+
+
+class Prediction(NamedTuple):
+    """What is expected of a plan.
+
+    Attributes
+    ----------
+    plan : Plan
+        The plan.
+    recall, error : float
+        Mean recall@k, and its standard error.
+    coarse, rescore, total : Times
+        By stage, and of the whole call; milliseconds.
+    """
+
+    plan: Plan
+    recall: float
+    error: float
+    coarse: Times
+    rescore: Times
+    total: Times
+
+
+class Choice(NamedTuple):
+    """A plan, and whether it is expected to keep what was asked."""
+
+    prediction: Prediction
+    budget_fits: bool
+    floor_reached: bool
+
+
+class Chooser:
+    """Chooses among a calibration's plans; what was chosen before is looked up.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        What was measured.
+    """
+
+    def __init__(self, calibration: Calibration) -> None:
+        self.calibration = calibration
+        self.feedback = Feedback()
+        self._options: dict[tuple[int, int, float], Options] = {}
+        self._choices: dict[tuple[object, ...], Choice] = {}
+        self._predictions: dict[tuple[object, ...], Prediction] = {}
+
+    def choose(self, k: int, rows: int, budget: Budget) -> Choice:
+        """Choose a plan.
+
+        Parameters
+        ----------
+        k : int
+            Results a query.
+        rows : int
+            Rows the index holds.
+        budget : Budget
+            At least one of its parts is set. With both, the budget rules: the least time that reaches the
+            floor, else the most recall that fits.
+        """
+        state = self.feedback.state()
+        grain = _grain(rows)
+        key = (k, grain, budget.latency_ms, budget.min_recall, state)
+        found = self._choices.get(key)
+        if found is None:
+            if len(self._choices) >= _KEPT:
+                self._choices.clear()
+            found = self._choices[key] = choose(self.options(k, rows), state, budget)
+        return found
+
+    def options(self, k: int, rows: int) -> Options:
+        """Return what there is to choose among, as it was measured."""
+        key = (k, _grain(rows), self.feedback.state().cold_share)
+        found = self._options.get(key)
+        if found is None:
+            if len(self._options) >= _KEPT:
+                self._options.clear()
+            # of a thousand plans a few dozen are worth keeping
+            found = self._options[key] = options(self.calibration, k, _rows(key[1]), key[2])
+        return found
+
+    def predict(self, k: int, rows: int, plan: Plan) -> Prediction:
+        """Return what is expected of any plan: as much as of the nearest one that was measured."""
+        key = (k, _grain(rows), plan, self.feedback.state())
+        known = self._predictions.get(key)
+        if known is not None:
+            return known
+        found = self.options(k, rows)
+
+        def distance(i: int) -> tuple[bool, bool, float]:
+            other = found.plans[i]
+            return (
+                other.strategy != plan.strategy or bool(other.early_stop) != bool(plan.early_stop),
+                other.prefix_dim != plan.prefix_dim,
+                abs(math.log(max(other.candidates, 1) / max(plan.candidates, 1)))
+                + abs(math.log(max(other.ef, 1) / max(plan.ef, 1)))
+                + abs(other.early_stop - plan.early_stop),
+            )
+
+        nearest = min(range(len(found.plans)), key=distance)
+        if len(self._predictions) >= _KEPT:
+            self._predictions.clear()
+        known = _prediction(found, nearest, self.feedback.state())._replace(plan=plan)
+        self._predictions[key] = known
+        return known
+
+
+def choose(found: Options, state: State, budget: Budget) -> Choice:
+    """Choose among options; see :meth:`Chooser.choose`."""
+    total = totals(found, state)
+    mean, high = total[:, 0], total[:, 3]
+    sure = found.recall - FLOOR_ERRORS * found.error
+    fits = np.full(len(mean), True) if budget.latency_ms is None else high <= budget.latency_ms
+    reaches = np.full(len(mean), True) if budget.min_recall is None else sure >= budget.min_recall
+    if budget.min_recall is not None and (fits & reaches).any():
+        best = int(np.where(fits & reaches, mean, np.inf).argmin())
+    elif fits.any():
+        best = int(np.lexsort((mean, -np.where(fits, found.recall, -1.0)))[0])
+    else:
+        best = int(high.argmin())
+    return Choice(_prediction(found, best, state), bool(fits[best]), bool(reaches[best]))
+
+
+def totals(found: Options, state: State) -> Quantiles:
+    """Return each option's time, corrected by what was observed of late."""
+    coarse, rescore = _corrected(found, state)
+    return added(coarse, rescore, found.rest)
+
+
+def front(found: Options, state: State) -> list[Prediction]:
+    """Return the options that no other beats in both mean time and recall, fastest first."""
+    mean = totals(found, state)[:, 0]
+    kept: list[int] = []
+    for i in np.lexsort((-found.recall, mean)).tolist():
+        if not kept or found.recall[i] > found.recall[kept[-1]]:
+            kept.append(i)
+    return [_prediction(found, i, state) for i in kept]
+
+
+def _prediction(found: Options, i: int, state: State) -> Prediction:
+    one = found.take([i])
+    coarse, rescore = _corrected(one, state)
+    stages = (coarse[0], rescore[0], added(coarse, rescore, one.rest)[0])
+    return Prediction(
+        one.plans[0], float(one.recall[0]), float(one.error[0]), *(Times(*stage.tolist()) for stage in stages)
+    )
+
+
+def _corrected(found: Options, state: State) -> tuple[Quantiles, Quantiles]:
+    exact = np.array([plan.strategy == "exact" for plan in found.plans])
+    factor: NDArray[np.float64] = np.where(exact, 1.0, state.rescore)
+    return found.coarse * state.coarse, found.rescore * factor[:, None]
+
+
+def _grain(rows: int) -> int:
+    return round(math.log(max(rows, 1)) / _ROWS_GRAIN)
+
+
+def _rows(grain: int) -> int:
+    return round(math.exp(grain * _ROWS_GRAIN))

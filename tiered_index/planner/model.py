@@ -1,0 +1,377 @@
+"""What was measured, and what it predicts: recall and time of any plan, for any k.
+
+Times of a plan are the sum of three stages: finding candidates, rescoring them, and the rest of the call.
+Their means add, and so do the squares of how far their quantiles stand above the means. Between measured
+widths of the beam, and between measured k, the logarithm of the misses (1 - recall) is linear in the
+logarithm of ef or k, and times are linear in ef; ``python -m benchmarks planner`` shows by leaving
+measured points out how well that holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tiered_index.planner.plan import EXACT, Plan, Strategy
+
+Source = Literal["given", "live", "stored"]
+
+FRACTIONS = (1.0, 0.75, 0.5, 0.375, 0.25)
+"""Candidates for each unit of ef. Cold, a row costs ten times what a unit of ef does."""
+
+FINE_STEP = 1.05
+"""Ratio between neighbouring widths among which a plan is chosen."""
+
+STORED_MISSES = 2.0
+"""By how much misses are multiplied when only stored vectors were asked. Titles missed 1.2 to 1.9 times as
+often as the sentences that are stored did, at equal plans on 250,000 arXiv sentences."""
+
+MISSES_PER_ROWS = 0.3
+"""Exponent with which misses grow with rows: .031 at 250,000 and .048 at 1,000,000, at an equal plan."""
+
+TIME_PER_DOUBLING = 0.06
+"""Share by which a walk grows when rows double."""
+
+_LEAST_MISS = 1e-4
+_SLACK = 1.1
+"""Plans this much slower than the best are kept: observed times may put them before it."""
+
+
+Quantiles = NDArray[np.float64]
+"""Mean, p50, p95, p99 in milliseconds, on the last axis."""
+
+
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """Mean and quantiles of a time, in milliseconds."""
+
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Self:
+        """Summarise samples; for the mean, the worst hundredth counts as the 99th percentile."""
+        p50, p95, p99 = np.quantile(samples, (0.5, 0.95, 0.99)).tolist()
+        return cls(float(np.minimum(samples, p99).mean()), p50, p95, p99)
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """Time to rescore rows: what a call takes, and each row."""
+
+    call: Times
+    row: Times
+
+    def of(self, rows: Any) -> Quantiles:
+        """Return the times of rescoring so many rows, shape (..., 4)."""
+        return quantiles(self.call) + np.asarray(rows, float)[..., None] * quantiles(self.row)
+
+
+class Walked(msgspec.Struct, frozen=True):
+    """Candidates found at one prefix dimension and ef.
+
+    Attributes
+    ----------
+    strategy : {"graph", "scan"}
+        For a scan, ef is how many rows were asked for.
+    prefix_dim, ef : int
+        What was measured.
+    coarse : Times
+        Finding them.
+    recall, error : dict
+        For each k, mean recall@k after rescoring each of :data:`FRACTIONS` of ef, and its standard error;
+        -1 where that is fewer rows than k.
+    """
+
+    strategy: Strategy
+    prefix_dim: int
+    ef: int
+    coarse: Times
+    recall: dict[int, tuple[float, ...]]
+    error: dict[int, tuple[float, ...]]
+
+
+class Stopped(msgspec.Struct, frozen=True):
+    """A plan that stops early, measured whole for one k."""
+
+    k: int
+    plan: Plan
+    recall: float
+    error: float
+    coarse: Times
+    rescore: Times
+    total: Times
+    rows_read: float
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured of one index on one machine.
+
+    Attributes
+    ----------
+    fingerprint : str
+        Of the machine and the versions.
+    generation, rows : int
+        The state of the index.
+    made : str
+        When; ISO 8601, UTC.
+    source : {"given", "live", "stored"}
+        Whether the queries were given, kept from live searches, or are stored vectors.
+    queries : int
+        How many.
+    ks : tuple of int
+        For which recall@k was measured, ascending.
+    walked, stopped : tuple
+        Plans of all effort, and plans that stop early.
+    hot, cold : Reading
+        Rescoring rows from memory and from disk; cold is None where that could not be measured.
+    rest : Times
+        Of a call, beside the two stages.
+    exact : Times
+        Scoring every full vector.
+    margins : dict
+        For each k, pairs of margin and mean recall, ascending; see :func:`expected_recall`.
+    seconds : float
+        What the measuring took.
+    """
+
+    fingerprint: str
+    generation: int
+    rows: int
+    made: str
+    source: Source
+    queries: int
+    ks: tuple[int, ...]
+    walked: tuple[Walked, ...]
+    stopped: tuple[Stopped, ...]
+    hot: Reading
+    cold: Reading | None
+    rest: Times
+    exact: Times
+    margins: dict[int, tuple[tuple[float, float], ...]]
+    seconds: float
+
+
+def quantiles(times: Times) -> Quantiles:
+    """Return times as an array."""
+    return np.array(msgspec.structs.astuple(times))
+
+
+def added(*stages: Quantiles) -> Quantiles:
+    """Add stages that vary independently: means, and the squares of how far quantiles stand above them."""
+    mean = sum(stage[..., 0] for stage in stages)
+    total = np.empty(np.broadcast_shapes(*(stage.shape for stage in stages)))
+    total[..., 0] = mean
+    total[..., 1] = sum(stage[..., 1] for stage in stages)
+    for i in (2, 3):
+        above = sum(np.maximum(stage[..., i] - stage[..., 0], 0.0) ** 2 for stage in stages)
+        total[..., i] = mean + np.sqrt(above)
+    return total
+
+
+class Options(NamedTuple):
+    """Plans to choose among, for one k, with what is expected of each.
+
+    Attributes
+    ----------
+    plans : list of Plan
+        n of them.
+    recall, error : ndarray, shape (n,)
+        Mean recall@k, and its standard error.
+    coarse, rescore, rest : ndarray, shape (n, 4)
+        Times by stage.
+    """
+
+    plans: list[Plan]
+    recall: NDArray[np.float64]
+    error: NDArray[np.float64]
+    coarse: Quantiles
+    rescore: Quantiles
+    rest: Quantiles
+
+    def take(self, places: Any) -> Options:
+        """Return some of them."""
+        return Options([self.plans[i] for i in places], *(array[places] for array in self[1:]))
+
+
+def options(calibration: Calibration, k: int, rows: int, cold_share: float = 0.0) -> Options:
+    """Return every plan worth choosing, finely spaced, with what is predicted of it.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        What was measured.
+    k : int
+        Results a query.
+    rows : int
+        Rows the index holds now.
+    cold_share : float
+        Share of rescored rows that come from disk.
+    """
+    growth = max(rows, 1) / max(calibration.rows, 1)
+    slower = max(1.0 + TIME_PER_DOUBLING * math.log2(growth), 0.1)
+    reading = _reading(calibration, cold_share)
+    groups = [_fine(walks, k, calibration.ks, reading) for walks in _families(calibration)]
+    groups.append(_early(calibration, k, reading if cold_share else None))
+    for group in groups:
+        scans = bool(group.plans) and group.plans[0].strategy == "scan"
+        group.coarse[:] *= growth if scans else slower
+    exact = quantiles(calibration.exact)[None] * growth
+    groups.append(Options([EXACT], np.ones(1), np.zeros(1), np.zeros((1, 4)), exact, np.zeros((1, 4))))
+    plans = [plan for group in groups for plan in group.plans]
+    columns = [np.concatenate([group[i] for group in groups]) for i in range(1, 5)]
+    recall, error, coarse, rescore = columns
+    worse, wider = growth**MISSES_PER_ROWS, 1.0
+    if calibration.source == "stored":
+        worse, wider = worse * STORED_MISSES, 2.0
+    recall = 1.0 - np.minimum((1.0 - recall) * worse, 1.0)
+    rest = np.broadcast_to(quantiles(calibration.rest), coarse.shape).copy()
+    rest[-1] = 0.0  # an exact search was timed whole
+    return _worthwhile(Options(plans, recall, error * wider, coarse, rescore, rest))
+
+
+def expected_recall(calibration: Calibration, k: int, margin: float, predicted: float) -> float:
+    """Return the recall of one answer, from the margin it ended with.
+
+    The margin tells an easy query from a hard one, whatever plan was chosen and whatever distribution the
+    query comes from: of what calibration saw with such a margin, this is the mean recall. It never claims
+    more than what is `predicted` for the plan and half of what is missing to 1.
+    """
+    if not calibration.margins:
+        return predicted
+    nearest = min(calibration.margins, key=lambda known: abs(math.log(known / k)))
+    margins, recalls = zip(*calibration.margins[nearest], strict=True)
+    seen = float(np.interp(margin, margins, recalls))
+    if calibration.source == "stored":
+        seen = 1.0 - min((1.0 - seen) * STORED_MISSES, 1.0)
+    return min(seen, predicted + 0.5 * (1.0 - predicted))
+
+
+def _worthwhile(found: Options) -> Options:
+    """Drop what others beat clearly, in mean and in p99, at equal or higher recall."""
+    total = added(found.coarse, found.rescore, found.rest)
+    kept = np.zeros(len(found.plans), bool)
+    for column in (0, 3):
+        order = np.lexsort((total[:, column], -found.recall))
+        fastest = np.minimum.accumulate(total[order, column])
+        kept[order] |= total[order, column] <= fastest * _SLACK
+    return found.take(np.flatnonzero(kept))
+
+
+def _reading(calibration: Calibration, cold_share: float) -> Reading:
+    hot, cold = calibration.hot, calibration.cold
+    if not cold_share or cold is None:
+        return hot
+
+    def mixed(first: Times, second: Times) -> Times:
+        return Times(*(quantiles(first) * (1.0 - cold_share) + quantiles(second) * cold_share).tolist())
+
+    return Reading(mixed(hot.call, cold.call), mixed(hot.row, cold.row))
+
+
+def _families(calibration: Calibration) -> list[list[Walked]]:
+    """Group what differs in ef only, ascending."""
+    groups: dict[tuple[str, int], list[Walked]] = {}
+    for walked in calibration.walked:
+        groups.setdefault((walked.strategy, walked.prefix_dim), []).append(walked)
+    return [sorted(group, key=lambda walked: walked.ef) for group in groups.values()]
+
+
+def _fine(walks: list[Walked], k: int, ks: tuple[int, ...], reading: Reading) -> Options:
+    """Interpolate one family to a fine grid of ef and to k; beyond the largest k, ef grows with it."""
+    known, scale = min(k, ks[-1]), max(k / ks[-1], 1.0)
+    walks = [walk for walk in walks if walk.ef >= known]
+    plans: list[Plan] = []
+    recalls, errors, coarse = [], [], []
+    if walks:
+        efs = np.array([walk.ef for walk in walks], float)
+        count = max(round(math.log(efs[-1] / efs[0], FINE_STEP)), 0) + 1
+        fine = np.unique(np.rint(np.concatenate([efs, np.geomspace(efs[0], efs[-1], count)])))
+        times = np.stack([quantiles(walk.coarse) for walk in walks])
+        time = np.stack([np.interp(fine, efs, column) for column in times.T], axis=1)
+        walked = walks[0].strategy
+        for i, fraction in enumerate(FRACTIONS if walked == "graph" else FRACTIONS[:1]):
+            recall, error = _at_k(walks, i, known, ks)
+            valid = recall >= 0.0
+            if not valid.any():
+                continue
+            misses = np.log(np.maximum(1.0 - recall[valid], _LEAST_MISS))
+            at = fine[fine >= efs[valid][0]]
+            recalls.append(1.0 - np.exp(np.interp(np.log(at), np.log(efs[valid]), misses)))
+            recalls[-1][recalls[-1] > 1.0 - 2.0 * _LEAST_MISS] = 1.0
+            errors.append(np.interp(np.log(at), np.log(efs[valid]), error[valid]))
+            coarse.append(time[fine >= efs[valid][0]] * (scale if walked == "graph" else 1.0))
+            for ef in np.ceil(at * scale).astype(int).tolist():
+                candidates = max(round(ef * fraction), k)
+                width = walks[0].prefix_dim
+                plans.append(
+                    Plan(strategy=walked, prefix_dim=width, ef=max(ef, candidates), candidates=candidates)
+                )
+    return _options(plans, recalls, errors, coarse, [reading.of([plan.candidates for plan in plans])])
+
+
+def _at_k(
+    walks: list[Walked], fraction: int, k: int, ks: tuple[int, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each walk's recall@k and its error, between the measured k; -1 where it is not known."""
+    above = next(i for i, known in enumerate(ks) if known >= k)
+
+    def column(name: str, known: int) -> NDArray[np.float64]:
+        return np.array([getattr(walk, name)[known][fraction] for walk in walks])
+
+    high = column("recall", ks[above]), column("error", ks[above])
+    if ks[above] == k or above == 0:
+        return high
+    low = column("recall", ks[above - 1]), column("error", ks[above - 1])
+    at = math.log(k / ks[above - 1]) / math.log(ks[above] / ks[above - 1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        misses = [np.log(np.maximum(1.0 - recall, _LEAST_MISS)) for recall in (low[0], high[0])]
+    recall = 1.0 - np.exp(misses[0] + at * (misses[1] - misses[0]))
+    recall[(low[0] < 0.0) | (high[0] < 0.0)] = -1.0
+    return recall, low[1] + at * (high[1] - low[1])
+
+
+def _early(calibration: Calibration, k: int, reading: Reading | None) -> Options:
+    """Return the plans that stop early, with plans between those that differ in their margin only."""
+    plans: list[Plan] = []
+    recalls, errors = [], []
+    coarse: list[Quantiles] = []
+    rescore: list[Quantiles] = []
+    groups: dict[int, list[Stopped]] = {}
+    for stopped in calibration.stopped:
+        if stopped.k == k:
+            groups.setdefault(stopped.plan.ef, []).append(stopped)
+    for group in groups.values():
+        group.sort(key=lambda stopped: stopped.plan.early_stop)
+        stops = np.array([stopped.plan.early_stop for stopped in group])
+        fine = np.unique(np.concatenate([stops, np.linspace(stops[0], stops[-1], 4 * len(stops) - 3)]))
+        plans += [msgspec.structs.replace(group[0].plan, early_stop=round(stop, 3)) for stop in fine.tolist()]
+        misses = [math.log(max(1.0 - stopped.recall, _LEAST_MISS)) for stopped in group]
+        recalls.append(1.0 - np.exp(np.interp(fine, stops, misses)))
+        errors.append(np.interp(fine, stops, [stopped.error for stopped in group]))
+        rows = np.interp(fine, stops, [stopped.rows_read for stopped in group])
+        for stage, times in (("coarse", coarse), ("rescore", rescore)):
+            columns = np.stack([quantiles(getattr(stopped, stage)) for stopped in group]).T
+            times.append(np.stack([np.interp(fine, stops, column) for column in columns], axis=1))
+        if reading is not None:
+            rescore[-1] = reading.of(rows)
+    return _options(plans, recalls, errors, coarse, rescore)
+
+
+def _options(
+    plans: list[Plan],
+    recalls: list[NDArray[np.float64]],
+    errors: list[NDArray[np.float64]],
+    coarse: list[Quantiles],
+    rescore: list[Quantiles],
+) -> Options:
+    if not plans:
+        none = np.empty((0, 4))
+        return Options([], np.empty(0), np.empty(0), none, none, none)
+    stages = np.concatenate(coarse), np.concatenate(rescore)
+    return Options(plans, np.concatenate(recalls), np.concatenate(errors), *stages, np.empty((0, 4)))

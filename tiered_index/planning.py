@@ -1,0 +1,246 @@
+"""From what is asked of a search to a plan, and from what happened to what is said of the answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiered_index.config import Budget
+from tiered_index.errors import ParameterError
+from tiered_index.machine import fingerprint
+from tiered_index.planner.choose import Chooser, Prediction
+from tiered_index.planner.model import Calibration, expected_recall
+from tiered_index.planner.plan import EXACT, Plan, make_plan
+from tiered_index.results import Hits, SearchResult
+from tiered_index.search import NO_LIMITS, Limits
+from tiered_index.storage.snapshot import Snapshot
+
+LIVE_QUERIES = 512
+"""How many of the queries of searches are kept, at random among all, to calibrate with."""
+
+_AFTER_NS = 15_000
+"""What is left to do when the last row is scored: ids and the result."""
+
+_ROWS_CHANGED = 0.2
+
+NO_BUDGET = Budget()
+
+
+class Decision(NamedTuple):
+    """How a search is to be done.
+
+    Attributes
+    ----------
+    plan : Plan
+        The plan.
+    limits : Limits
+        When to stop.
+    budget : Budget
+        What was asked.
+    prediction : Prediction or None
+        What is expected; None without a calibration.
+    concern : str or None
+        What cannot be kept of what was asked, as far as is known beforehand.
+    """
+
+    plan: Plan
+    limits: Limits
+    budget: Budget
+    prediction: Prediction | None
+    concern: str | None
+
+
+class Planning:
+    """What an open index knows of its plans: the calibration, budgets by name, and queries it saw."""
+
+    def __init__(self) -> None:
+        self.chooser: Chooser | None = None
+        self.budget = NO_BUDGET
+        self._profiles: dict[str, Budget] = {}
+        self._live: list[NDArray[np.float32]] = []
+        self._seen = 0
+
+    def use(self, calibration: Calibration) -> None:
+        """Choose by this calibration from now on."""
+        chooser = Chooser(calibration)
+        for k in calibration.ks:  # else the first searches would wait for it
+            chooser.options(k, calibration.rows)
+        self.chooser = chooser
+
+    @property
+    def profiles(self) -> dict[str, Budget]:
+        """Budgets by name."""
+        return self._profiles
+
+    @profiles.setter
+    def profiles(self, profiles: Mapping[str, Budget]) -> None:
+        for name, budget in profiles.items():
+            if not isinstance(budget, Budget):
+                raise ParameterError(f"profiles are budgets by name, not {name!r}: {budget!r}")
+        self._profiles = dict(profiles)
+
+    def asked(
+        self,
+        budget: Budget | None,
+        profile: str | None,
+        latency_ms: float | None = None,
+        min_recall: float | None = None,
+    ) -> Budget:
+        """Return what a call asks: its own numbers, else its budget, its profile, or the index's budget."""
+        numbers = latency_ms is not None or min_recall is not None
+        if budget is None and profile is None and not numbers:
+            return self.budget
+        if (budget is not None) + (profile is not None) + numbers > 1:
+            raise ParameterError("give one of budget=, profile=, or latency_budget_ms= and min_recall=")
+        if numbers:
+            return Budget(latency_ms=latency_ms, min_recall=min_recall)
+        if profile is not None:
+            if profile not in self._profiles:
+                known = ", ".join(map(repr, sorted(self._profiles))) or "none"
+                raise ParameterError(f"no profile {profile!r}; there are: {known}")
+            return self._profiles[profile]
+        if not isinstance(budget, Budget):
+            raise ParameterError(f"budget must be a Budget, not {budget!r}")
+        return budget
+
+    def decide(
+        self,
+        snapshot: Snapshot,
+        k: int,
+        queries: int,
+        budget: Budget,
+        fixed: Mapping[str, Any],
+        started_ns: int,
+    ) -> Decision:
+        """Choose how to search.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+            What is searched.
+        k : int
+            Results a query.
+        queries : int
+            How many share the budget.
+        budget : Budget
+            What is asked.
+        fixed : mapping
+            Parts of the plan that the caller fixed, as :func:`make_plan` takes them.
+        started_ns : int
+            When the call came in, on the clock of ``perf_counter_ns``.
+        """
+        chooser = self.chooser
+        prediction, concern = None, None
+        fixed = {name: value for name, value in fixed.items() if value is not None}
+        if fixed or not budget.asks or chooser is None:
+            plan = make_plan(k, snapshot.config.prefix_dim, **fixed)
+            if not fixed and budget.min_recall is not None:
+                # nothing is known of any other plan
+                plan, concern = EXACT, "not calibrated: every vector is scored; see calibrate()"
+            elif not fixed and budget.asks:
+                concern = "not calibrated: the default plan, up to the deadline; see calibrate()"
+            elif chooser is not None and plan is not EXACT:
+                prediction = chooser.predict(k, snapshot.rows, plan)
+        else:
+            shared = budget
+            if budget.latency_ms is not None and queries > 1:
+                shared = Budget(latency_ms=budget.latency_ms / queries, min_recall=budget.min_recall)
+            choice = chooser.choose(k, snapshot.rows, shared)
+            prediction = choice.prediction
+            plan = prediction.plan
+            if not choice.budget_fits:
+                fastest = prediction.total.p99 * queries
+                concern = f"the fastest plan is expected to take up to {fastest:.2f} ms"
+            elif not choice.floor_reached:
+                concern = f"recall {prediction.recall:.3f} is the most that fits the budget"
+        limits = NO_LIMITS
+        if budget.latency_ms is not None or chooser is not None:
+            limits = _limits(budget, prediction, chooser, queries, started_ns)
+        return Decision(plan, limits, budget, prediction, concern)
+
+    def conclude(self, k: int, hits: Hits, decision: Decision, result: SearchResult, total_ms: float) -> None:
+        """Say in the result what became of the search, and learn from it.
+
+        Parameters
+        ----------
+        k : int
+            Results a query.
+        hits : Hits
+            What was found.
+        decision : Decision
+            How it was to be done.
+        result : SearchResult
+            Gets `degraded_reason` and `estimated_recall`.
+        total_ms : float
+            What the call took.
+        """
+        prediction, chooser = decision.prediction, self.chooser
+        reasons = [] if decision.concern is None else [decision.concern]
+        if hits.late:
+            reasons.insert(0, f"the deadline came after {hits.stats.rows_read} rows were rescored")
+        elif decision.budget.latency_ms is not None and total_ms > decision.budget.latency_ms:
+            reasons.insert(0, f"took {total_ms:.2f} ms")
+        recall: float | None = 1.0 if hits.plan.strategy == "exact" else None
+        if prediction is not None and chooser is not None and recall is None:
+            recall = prediction.recall
+            if hits.margin:
+                recall = expected_recall(chooser.calibration, k, hits.margin, recall)
+            stats = hits.stats
+            if stats.queries == 1 and not hits.late and hits.plan.strategy == prediction.plan.strategy:
+                chooser.feedback.observe(
+                    prediction.coarse,
+                    prediction.rescore,
+                    stats.coarse_ms,
+                    stats.rescore_ms,
+                    stats.rows_read,
+                    stats.cold_rows,
+                )
+        result.degraded_reason = "; ".join(reasons) or None
+        result.estimated_recall = recall
+
+    def keep(self, query: NDArray[np.float32]) -> None:
+        """Perhaps keep a query that was asked, so that all had the same chance (algorithm R)."""
+        self._seen += 1
+        if len(self._live) < LIVE_QUERIES:
+            self._live.append(query.copy())
+            return
+        place = int(random.random() * self._seen)  # noqa: S311 - a sample, not a secret
+        if place < LIVE_QUERIES:
+            self._live[place] = query.copy()
+
+    def live_queries(self) -> NDArray[np.float32] | None:
+        """Return the queries that were kept, shape (n, store_dim); None before there are any."""
+        return np.stack(self._live) if self._live else None
+
+    def basis(self, snapshot: Snapshot) -> str:
+        """Say what predictions rest on, and whether it still fits."""
+        if self.chooser is None:
+            return "nothing was measured; see calibrate()"
+        calibration = self.chooser.calibration
+        kinds = {"given": "given", "live": "earlier", "stored": "stored vectors as"}
+        said = f"{calibration.queries} {kinds[calibration.source]} queries, {calibration.made}"
+        if calibration.source == "stored":
+            said += "; real queries may miss more, which predictions allow for"
+        if calibration.fingerprint != fingerprint():
+            said += "; measured on another machine or version: calibrate() again"
+        change = snapshot.rows / max(calibration.rows, 1) - 1.0
+        if abs(change) > _ROWS_CHANGED:
+            said += f"; rows have changed by {change:+.0%} since: calibrate() again"
+        return said
+
+
+def _limits(
+    budget: Budget, prediction: Prediction | None, chooser: Chooser | None, queries: int, started_ns: int
+) -> Limits:
+    cold = chooser is not None and chooser.feedback.state().cold_share >= 0.5
+    if budget.latency_ms is None:
+        return Limits(cold=cold)
+    call_ns = started_ns + int(budget.latency_ms * 1e6) - _AFTER_NS
+    rescore_ms = prediction.rescore.p50 if prediction is not None else 0.0
+    # no less than half for the walk: rescoring needs candidates
+    walk_ms = max(budget.latency_ms - rescore_ms * queries, budget.latency_ms / 2)
+    return Limits(max(started_ns + int(walk_ms * 1e6) - _AFTER_NS, 1), max(call_ns, 1), cold)

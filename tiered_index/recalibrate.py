@@ -1,0 +1,127 @@
+"""When to calibrate, with which queries, and where the outcome is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiered_index.calibration import MAX_QUERIES, MIN_QUERIES, Queries, calibrate, stored_queries
+from tiered_index.config import in_range
+from tiered_index.errors import ParameterError
+from tiered_index.planner.model import Calibration
+from tiered_index.planner.plan import MAX_K
+from tiered_index.planning import Planning
+from tiered_index.storage.calibration import Kept, read_calibration, write_calibration
+from tiered_index.storage.commit import CALIBRATION
+from tiered_index.storage.writer import Current
+
+CALIBRATE_KS = (1, 10, 100)
+CALIBRATE_SECONDS = 10.0
+"""After ingestion and `optimize`; enough for two hundred queries over 250,000 rows of 1,024 dimensions."""
+
+CALIBRATE_MIN_ROWS = 4_096
+"""Below, nothing is measured unasked: exact search takes milliseconds."""
+
+
+class Recalibrate:
+    """Calibrates one open index.
+
+    Parameters
+    ----------
+    current : Current
+        What is searched.
+    planning : Planning
+        Gets each calibration.
+    may_write : bool
+        Whether calibrations are kept in the index folder.
+    """
+
+    def __init__(self, current: Current, planning: Planning, *, may_write: bool) -> None:
+        self._current = current
+        self._planning = planning
+        self._may_write = may_write
+        self._loaded: tuple[int, int] | None = None
+        self.load()
+
+    def load(self) -> None:
+        """Take over what is kept with the index, if that is new."""
+        version = self._version()
+        if version is None or version == self._loaded:
+            return
+        kept = read_calibration(self._current.store)
+        self._loaded = version
+        if kept is not None:
+            self._planning.use(kept.calibration)
+
+    def calibrate(
+        self,
+        given: NDArray[np.float32] | None,
+        ks: Sequence[int],
+        seconds: float | None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> Calibration:
+        """Measure with the queries that are given, else live ones, else stored vectors."""
+        snapshot = self._current.get()
+        ks = [in_range("k", k, 1, MAX_K) for k in ks]
+        if not ks:
+            raise ParameterError("k must name at least one k")
+        if seconds is not None and not seconds > 0:
+            raise ParameterError(f"seconds must be above 0, not {seconds!r}")
+        if snapshot.rows < 2:
+            raise ParameterError(f"an index of {snapshot.rows} rows cannot be calibrated")
+        if given is not None:
+            if len(given) == 0:
+                raise ParameterError("queries must not be empty")
+            return self._measure(Queries(given[:MAX_QUERIES], None, "given"), ks, seconds, progress)
+        live = self._planning.live_queries()
+        if live is not None and len(live) >= MIN_QUERIES:
+            return self._measure(Queries(live, None, "live"), ks, seconds, progress)
+        return self._measure(stored_queries(snapshot, MAX_QUERIES), ks, seconds, progress)
+
+    def again(self, seconds: float) -> None:
+        """Measure with the queries of the calibration before."""
+        kept = read_calibration(self._current.store)
+        if kept is None:
+            self.calibrate(None, CALIBRATE_KS, seconds)
+        elif kept.calibration.source == "stored":
+            queries = stored_queries(self._current.get(), MAX_QUERIES)
+            self._measure(queries, kept.calibration.ks, seconds)
+        else:
+            queries = Queries(kept.queries, None, kept.calibration.source)
+            self._measure(queries, kept.calibration.ks, seconds)
+
+    def after_ingest(self, seconds: float) -> None:
+        """Measure a grown index, unless it is small or real queries were asked already and still tell."""
+        snapshot = self._current.get()
+        if snapshot.rows < CALIBRATE_MIN_ROWS:
+            return
+        if self._planning.chooser is not None:
+            self.again(seconds)
+        else:
+            self.calibrate(None, CALIBRATE_KS, seconds)
+
+    def _measure(
+        self,
+        queries: Queries,
+        ks: Sequence[int],
+        seconds: float | None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> Calibration:
+        calibration = calibrate(self._current.get(), queries, ks, seconds, progress)
+        if self._may_write:
+            # stored vectors are in the index; keeping them again would only take room
+            vectors = queries.vectors[:0] if queries.source == "stored" else queries.vectors
+            write_calibration(self._current.store, Kept(calibration, vectors))
+            self._loaded = self._version()
+        self._planning.use(calibration)
+        return calibration
+
+    def _version(self) -> tuple[int, int] | None:
+        """Return what changes when another calibration is kept; None if none is."""
+        try:
+            status = (self._current.store.root / CALIBRATION).stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
