@@ -1,28 +1,42 @@
-"""``python -m benchmarks tiers|ingestion|storage``."""
+"""``python -m benchmarks tiers|ingestion|storage|planner``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
-from benchmarks import ingestion, storage, tiers
+from benchmarks import ingestion, planner, planner_report, storage, tiers
 
 
 def main() -> None:
     """Run the measurement that is named and print its figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in (("tiers", tiers), ("ingestion", ingestion), ("storage", storage)):
+    for name, module in (
+        ("tiers", tiers),
+        ("ingestion", ingestion),
+        ("storage", storage),
+        ("planner", planner),
+    ):
         command = commands.add_parser(name, description=module.__doc__)
         command.add_argument("data", type=Path, help="folder with vectors.npy, queries.npy and truth.npy")
         command.add_argument("work", type=Path, help="folder for indexes, kept from run to run")
     for name in ("tiers", "storage"):
         commands.choices[name].add_argument("--rounds", type=int, default=7)
+    commands.choices["planner"].add_argument("--rounds", type=int, default=2)
+    commands.choices["planner"].add_argument("--output", type=Path, help="JSON; the plot goes beside it")
     arguments = parser.parse_args()
     if arguments.command == "tiers":
         tiers.show(tiers.run(arguments.data, arguments.work, arguments.rounds))
     elif arguments.command == "storage":
         storage.show(storage.run(arguments.data, arguments.work, arguments.rounds))
+    elif arguments.command == "planner":
+        figures = planner.run(arguments.data, arguments.work, arguments.rounds)
+        planner_report.show(figures)
+        if arguments.output:
+            arguments.output.write_text(json.dumps(figures) + "\n")
+            planner_report.plot(figures, arguments.output.with_suffix(".png"))
     else:
         ingestion.show(ingestion.run(arguments.data, arguments.work))
 

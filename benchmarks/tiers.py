@@ -43,7 +43,7 @@ def run(data: Path, work: Path, rounds: int) -> dict[str, Any]:
     """
     queries, truth = np.load(data / "queries.npy"), np.load(data / "truth.npy")[:, :K]
     work.mkdir(parents=True, exist_ok=True)
-    build_s = {"tiered": _build_tiered(data, work), "flat": _build_flat(data, work)}
+    build_s = {"tiered": build_tiered(data, work), "flat": _build_flat(data, work)}
     faiss.omp_set_num_threads(1)
     index = ti.open(work / "tiered.tidx", mode="r")
     flat = faiss.read_index(str(work / "flat.faiss"))
@@ -119,7 +119,7 @@ def _spread(values: Iterable[float], scale: float = 1e6) -> dict[str, float]:
     return {"median": median(scaled), "min": min(scaled), "max": max(scaled)}
 
 
-def _build_tiered(data: Path, work: Path) -> float | None:
+def build_tiered(data: Path, work: Path) -> float | None:
     target = work / "tiered.tidx"
     if target.exists():
         return None

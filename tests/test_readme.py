@@ -29,7 +29,8 @@ def test_the_commands_it_names_exist() -> None:
 
     commands = get_command(app).commands
     named = re.findall(r"tiered-index (\w+) (.*)", README)
-    assert {name for name, _ in named} == {"demo", "ingest", "search", "info", "optimize", "verify"}
+    expected = {"calibrate", "demo", "explain", "info", "ingest", "optimize", "search", "verify"}
+    assert {name for name, _ in named} == expected
     for name, rest in named:
         options = {option for parameter in commands[name].params for option in parameter.opts}
         assert set(re.findall(r"--[\w-]+", rest)) <= options

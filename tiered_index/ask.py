@@ -7,9 +7,9 @@ from time import perf_counter_ns
 from typing import Any
 
 from tiered_index.config import Budget
-from tiered_index.errors import BudgetNotMetError
+from tiered_index.errors import BudgetNotMetError, ZeroVectorError
 from tiered_index.exact import exact_search
-from tiered_index.planning import Planning
+from tiered_index.planning import NO_BUDGET, Planning
 from tiered_index.results import SearchResult
 from tiered_index.search import search
 from tiered_index.storage.snapshot import Snapshot
@@ -55,7 +55,14 @@ def ask(
     if decision.plan.strategy == "exact":
         hits = exact_search(snapshot, queries, k, started_ns / 1e9)
     else:
-        hits = search(snapshot, queries, k, decision.plan, started_ns / 1e9, decision.limits)
+        try:
+            hits = search(snapshot, queries, k, decision.plan, started_ns / 1e9, decision.limits)
+        except ZeroVectorError:
+            if fixed.get("prefix_dim") is not None or decision.plan.prefix_dim == snapshot.config.prefix_dim:
+                raise
+            # a prefix that the planner chose is zero; the whole one may not be
+            decision = planning.decide(snapshot, k, len(queries), NO_BUDGET, {}, started_ns)
+            hits = search(snapshot, queries, k, decision.plan, started_ns / 1e9, decision.limits)
         if single:
             planning.keep(queries[0])
     result = SearchResult(hits, snapshot, single=single)

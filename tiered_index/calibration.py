@@ -84,6 +84,7 @@ def calibrate(
     """
     started = perf_counter()
     progress("exact answers")
+    asked = ks
     ks = sorted({min(k, max(snapshot.rows - (queries.own is not None), 1)) for k in ks})
     exact, one_ms = _truth(snapshot, queries, ks[-1], seconds)
     subject = _Subject(snapshot, queries, exact)
@@ -96,6 +97,7 @@ def calibrate(
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         source=queries.source,
         queries=len(exact),
+        asked_ks=tuple(sorted(set(asked))),
         ks=tuple(ks),
         walked=measured.walked,
         stopped=measured.stopped,
@@ -104,6 +106,7 @@ def calibrate(
         rest=measured.rest,
         exact=one_ms,
         margins=measured.margins,
+        scores=measured.scores,
         seconds=perf_counter() - started,
     )
 
@@ -131,7 +134,7 @@ def _truth(
         if seconds is not None:
             spent = perf_counter() - began
             left = seconds * _TRUTH_SHARE - spent - sum(single) / 1e3
-            size = min(int(left / (spent / done)), _BLOCK_QUERIES)
+            size = int(min(left / (spent / done), _BLOCK_QUERIES))
             if size < 1:
                 break
     return np.concatenate(answers), Times.of(single)
@@ -156,7 +159,7 @@ class _Subject:
         self.width = snapshot.config.prefix_dim
         self.rows = snapshot.rows
         graphs = [part.tier.rows for part in snapshot.parts if part.tier.has_graph]
-        self.widest_walk = max(graphs, default=0) // SCAN_ROWS_PER_EF
+        self.widest_walk = (max(graphs, default=0) - 1) // SCAN_ROWS_PER_EF - (queries.own is not None)
         self.stops_early = snapshot.road is not None
 
     def candidates(
@@ -167,8 +170,9 @@ class _Subject:
         plan = Plan(strategy=strategy, prefix_dim=prefix_dim, ef=ef + extra, candidates=ef + extra)
         one = self._queries[query : query + 1]
         prefixes = prefixes_of(one, prefix_dim, unit=self._snapshot.config.metric == "cosine")
-        addresses = find_candidates(self._snapshot, prefixes, plan, NO_LIMITS).addresses[0]
-        ms = (perf_counter() - began) * 1e3
+        found = find_candidates(self._snapshot, prefixes, plan, NO_LIMITS)
+        addresses = found.addresses[0]
+        ms = found.walk_ms or (perf_counter() - began) * 1e3
         if self._own is not None:
             addresses = addresses[addresses != self._own[query]][:ef]
         return addresses, ms
@@ -179,11 +183,21 @@ class _Subject:
         hits = search(self._snapshot, self._queries[query : query + 1], k + extra, plan, began)
         SearchResult(hits, self._snapshot, single=True)
         total_ms = (perf_counter() - began) * 1e3
-        addresses = hits.addresses[0]
+        addresses, scores = hits.addresses[0], hits.scores[0]
         if self._own is not None:
-            addresses = addresses[addresses != self._own[query]][:k]
+            others = addresses != self._own[query]
+            addresses, scores = addresses[others][:k], scores[others][:k]
         stats = hits.stats
-        return Observed(addresses, total_ms, stats.coarse_ms, stats.rescore_ms, stats.rows_read, hits.margin)
+        return Observed(
+            addresses,
+            total_ms,
+            stats.coarse_ms,
+            stats.rescore_ms,
+            stats.rows_read,
+            hits.margin,
+            float(scores[0]),
+            float(scores[-1]),
+        )
 
     def evict(self, query: int, rows: int) -> bool:
         addresses, _ = self.candidates(query, "graph", self.width, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -181,6 +182,6 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 def _positive(name: str, value: Any, high: float) -> None:
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not number or not 0.0 < value <= high or math.isinf(value):
+    if not number or not 0.0 < value <= min(high, sys.float_info.max):
         bounds = "above 0" if math.isinf(high) else f"above 0 and at most {high:g}"
         raise ParameterError(f"{name} must be a number {bounds}, not {value!r}")

@@ -16,6 +16,7 @@ from tiered_index.planner.plan import Plan
 from tiered_index.planning import Planning
 from tiered_index.results import SearchResult, SearchStats
 from tiered_index.storage.snapshot import Snapshot
+from tiered_index.validate.vectors import as_array
 
 ALTERNATIVES = 6
 """Faster plans with less recall and slower ones with more, in all."""
@@ -125,7 +126,7 @@ def explain(
         others = [_expected(one, _verdict(one, chosen, budget)) for one in _near(known, chosen)]
     actual = None
     if query is not None:
-        if np.ndim(query) != 1:
+        if as_array(query).ndim != 1:
             raise ParameterError(f"explain takes one query, not an array of shape {np.shape(query)}")
         actual = _actual(search, query, k, budget, exact=exact)
     return Explanation(

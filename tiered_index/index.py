@@ -17,7 +17,7 @@ from tiered_index.config import Budget, IndexConfig
 from tiered_index.explain import Explanation, explain
 from tiered_index.planner.model import Calibration
 from tiered_index.planning import Planning
-from tiered_index.recalibrate import CALIBRATE_KS, CALIBRATE_SECONDS, Recalibrate
+from tiered_index.recalibrate import CALIBRATE_KS, CALIBRATE_SECONDS, Recalibrate, check_seconds
 from tiered_index.results import SearchResult
 from tiered_index.stats import IndexStats, index_stats
 from tiered_index.storage.transaction import Transaction
@@ -49,7 +49,7 @@ class Index:
         self._current = current
         self._writer = writer
         self._planning = Planning()
-        self._calibrating = Recalibrate(current, self._planning, may_write=writer.may_write)
+        self._calibrating = Recalibrate(current, self._planning, writer.may_write)
 
     def add(self, ids: Any, vectors: Any, metadata: Any = None) -> None:
         """Add rows, durably and all together.
@@ -138,6 +138,7 @@ class Index:
         calibrate_seconds : float
             About how long measuring may take; 0 keeps what was measured.
         """
+        check_seconds("calibrate_seconds", calibrate_seconds)
         self._writer.optimize()
         if calibrate_seconds and self._planning.chooser is not None:
             self._calibrating.again(calibrate_seconds)
@@ -151,7 +152,7 @@ class Index:
     def calibrate(
         self,
         queries: Any = None,
-        k: Sequence[int] = CALIBRATE_KS,
+        k: Sequence[int] | int = CALIBRATE_KS,
         *,
         seconds: float | None = None,
         progress: Callable[[str], None] = lambda _: None,
@@ -193,8 +194,8 @@ class Index:
         return self._planning.budget
 
     @budget.setter
-    def budget(self, budget: Budget) -> None:
-        self._planning.budget = self._planning.asked(budget, None)
+    def budget(self, budget: Budget | None) -> None:
+        self._planning.budget = self._planning.asked(Budget() if budget is None else budget, None)
 
     @property
     def profiles(self) -> dict[str, Budget]:

@@ -17,7 +17,7 @@ from tiered_index.errors import DimensionError
 from tiered_index.index import Index
 from tiered_index.opening import index_exists, open_index
 from tiered_index.progress import Progress
-from tiered_index.recalibrate import CALIBRATE_SECONDS
+from tiered_index.recalibrate import CALIBRATE_SECONDS, check_seconds
 from tiered_index.sources import Columns, Source, SourceBatch, open_source
 from tiered_index.validate.batch import Intake, RowBatch
 
@@ -104,6 +104,7 @@ def ingest(
     """
     started = perf_counter()
     in_range("commit_rows", commit_rows, 1)
+    check_seconds("calibrate_seconds", calibrate_seconds)
     opened = open_source(source, Columns(id_column, vector_column, columns))
     settings = {"metric": metric, "prefix_dim": prefix_dim, "store_dim": store_dim}
     if isinstance(index, Index):

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tiered_index.config import Budget
+from tiered_index.config import Budget, in_range
 from tiered_index.errors import ParameterError
 from tiered_index.machine import fingerprint
 from tiered_index.planner.choose import Chooser, Prediction
-from tiered_index.planner.model import Calibration, expected_recall
-from tiered_index.planner.plan import EXACT, Plan, make_plan
+from tiered_index.planner.model import Calibration
+from tiered_index.planner.plan import EXACT, MAX_K, Plan, make_plan
 from tiered_index.results import Hits, SearchResult
 from tiered_index.search import NO_LIMITS, Limits
 from tiered_index.storage.snapshot import Snapshot
@@ -22,8 +22,14 @@ from tiered_index.storage.snapshot import Snapshot
 LIVE_QUERIES = 512
 """How many of the queries of searches are kept, at random among all, to calibrate with."""
 
-_AFTER_NS = 15_000
-"""What is left to do when the last row is scored: ids and the result."""
+_AFTER_NS = 35_000
+"""What may come after the last look at the clock: a few rows, their ids, and the result."""
+
+_AFTER_COLD_NS = 150_000
+"""The same where a row may have to be waited for."""
+
+_LONGEST_MS = 1e9
+"""Later deadlines are none."""
 
 _ROWS_CHANGED = 0.2
 
@@ -77,16 +83,18 @@ class Planning:
         return self._profiles
 
     @profiles.setter
-    def profiles(self, profiles: Mapping[str, Budget]) -> None:
+    def profiles(self, profiles: Any) -> None:
+        if not isinstance(profiles, Mapping):
+            raise ParameterError(f"profiles are budgets by name, not {profiles!r}")
         for name, budget in profiles.items():
-            if not isinstance(budget, Budget):
+            if not isinstance(name, str) or not isinstance(budget, Budget):
                 raise ParameterError(f"profiles are budgets by name, not {name!r}: {budget!r}")
         self._profiles = dict(profiles)
 
     def asked(
         self,
-        budget: Budget | None,
-        profile: str | None,
+        budget: Any,
+        profile: Any,
         latency_ms: float | None = None,
         min_recall: float | None = None,
     ) -> Budget:
@@ -99,7 +107,7 @@ class Planning:
         if numbers:
             return Budget(latency_ms=latency_ms, min_recall=min_recall)
         if profile is not None:
-            if profile not in self._profiles:
+            if not isinstance(profile, str) or profile not in self._profiles:
                 known = ", ".join(map(repr, sorted(self._profiles))) or "none"
                 raise ParameterError(f"no profile {profile!r}; there are: {known}")
             return self._profiles[profile]
@@ -133,6 +141,7 @@ class Planning:
         started_ns : int
             When the call came in, on the clock of ``perf_counter_ns``.
         """
+        in_range("k", k, 1, MAX_K)
         chooser = self.chooser
         prediction, concern = None, None
         fixed = {name: value for name, value in fixed.items() if value is not None}
@@ -145,6 +154,11 @@ class Planning:
                 concern = "not calibrated: the default plan, up to the deadline; see calibrate()"
             elif chooser is not None and plan is not EXACT:
                 prediction = chooser.predict(k, snapshot.rows, plan)
+                floor = budget.min_recall
+                if floor is not None and prediction.recall < floor:
+                    concern = f"recall {prediction.recall:.3f} is expected of the plan that was given"
+        elif budget.min_recall == 1.0 and budget.latency_ms is None:
+            plan = EXACT
         else:
             shared = budget
             if budget.latency_ms is not None and queries > 1:
@@ -188,16 +202,17 @@ class Planning:
         if prediction is not None and chooser is not None and recall is None:
             recall = prediction.recall
             if hits.margin:
-                recall = expected_recall(chooser.calibration, k, hits.margin, recall)
+                recall = chooser.expect(k, hits.margin, recall, hits.scores)
             stats = hits.stats
-            if stats.queries == 1 and not hits.late and hits.plan.strategy == prediction.plan.strategy:
+            if stats.queries == 1 and hits.plan.strategy == prediction.plan.strategy:
+                planned = prediction.plan.candidates
+                share = min(stats.rows_read / planned, 1.0) if hits.late and planned else 1.0
                 chooser.feedback.observe(
-                    prediction.coarse,
-                    prediction.rescore,
-                    stats.coarse_ms,
-                    stats.rescore_ms,
+                    (prediction.coarse.p50, prediction.rescore.p50 * share),
+                    (stats.coarse_ms, stats.rescore_ms),
                     stats.rows_read,
                     stats.cold_rows,
+                    cut=hits.late,
                 )
         result.degraded_reason = "; ".join(reasons) or None
         result.estimated_recall = recall
@@ -211,6 +226,10 @@ class Planning:
         place = int(random.random() * self._seen)  # noqa: S311 - a sample, not a secret
         if place < LIVE_QUERIES:
             self._live[place] = query.copy()
+
+    def forget(self) -> None:
+        """Keep none of the queries that were asked so far."""
+        self._live, self._seen = [], 0
 
     def live_queries(self) -> NDArray[np.float32] | None:
         """Return the queries that were kept, shape (n, store_dim); None before there are any."""
@@ -227,6 +246,8 @@ class Planning:
             said += "; real queries may miss more, which predictions allow for"
         if calibration.fingerprint != fingerprint():
             said += "; measured on another machine or version: calibrate() again"
+        if self.chooser.drift.drifted:
+            said += "; queries of late are unlike them: calibrate() again, with such queries"
         change = snapshot.rows / max(calibration.rows, 1) - 1.0
         if abs(change) > _ROWS_CHANGED:
             said += f"; rows have changed by {change:+.0%} since: calibrate() again"
@@ -239,8 +260,9 @@ def _limits(
     cold = chooser is not None and chooser.feedback.state().cold_share >= 0.5
     if budget.latency_ms is None:
         return Limits(cold=cold)
-    call_ns = started_ns + int(budget.latency_ms * 1e6) - _AFTER_NS
+    after_ns = _AFTER_COLD_NS if cold else _AFTER_NS
+    call_ns = started_ns + int(min(budget.latency_ms, _LONGEST_MS) * 1e6) - after_ns
     rescore_ms = prediction.rescore.p50 if prediction is not None else 0.0
     # no less than half for the walk: rescoring needs candidates
-    walk_ms = max(budget.latency_ms - rescore_ms * queries, budget.latency_ms / 2)
-    return Limits(max(started_ns + int(walk_ms * 1e6) - _AFTER_NS, 1), max(call_ns, 1), cold)
+    walk_ms = min(max(budget.latency_ms - rescore_ms * queries, budget.latency_ms / 2), _LONGEST_MS)
+    return Limits(max(started_ns + int(walk_ms * 1e6) - after_ns, 1), max(call_ns, 1), cold)

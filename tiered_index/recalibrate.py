@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.calibration import MAX_QUERIES, MIN_QUERIES, Queries, calibrate, stored_queries
 from tiered_index.config import in_range
-from tiered_index.errors import ParameterError
+from tiered_index.errors import ParameterError, StorageError
 from tiered_index.planner.model import Calibration
 from tiered_index.planner.plan import MAX_K
 from tiered_index.planning import Planning
@@ -25,6 +28,17 @@ CALIBRATE_MIN_ROWS = 4_096
 """Below, nothing is measured unasked: exact search takes milliseconds."""
 
 
+_log = logging.getLogger("tiered_index")
+
+
+def check_seconds(name: str, seconds: Any, *, above: bool = False) -> None:
+    """Raise ParameterError unless `seconds` is a number and not negative, or above 0."""
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not 0 <= seconds < math.inf or (above and not seconds):
+        least = "above 0" if above else "at least 0"
+        raise ParameterError(f"{name} must be a number {least}, not {seconds!r}")
+
+
 class Recalibrate:
     """Calibrates one open index.
 
@@ -34,11 +48,11 @@ class Recalibrate:
         What is searched.
     planning : Planning
         Gets each calibration.
-    may_write : bool
-        Whether calibrations are kept in the index folder.
+    may_write : callable
+        Says whether calibrations are kept in the index folder.
     """
 
-    def __init__(self, current: Current, planning: Planning, *, may_write: bool) -> None:
+    def __init__(self, current: Current, planning: Planning, may_write: Callable[[], bool]) -> None:
         self._current = current
         self._planning = planning
         self._may_write = may_write
@@ -58,17 +72,17 @@ class Recalibrate:
     def calibrate(
         self,
         given: NDArray[np.float32] | None,
-        ks: Sequence[int],
+        ks: Sequence[int] | int,
         seconds: float | None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> Calibration:
         """Measure with the queries that are given, else live ones, else stored vectors."""
         snapshot = self._current.get()
-        ks = [in_range("k", k, 1, MAX_K) for k in ks]
+        ks = [in_range("k", k, 1, MAX_K) for k in (ks if isinstance(ks, Iterable) else [ks])]
         if not ks:
             raise ParameterError("k must name at least one k")
-        if seconds is not None and not seconds > 0:
-            raise ParameterError(f"seconds must be above 0, not {seconds!r}")
+        if seconds is not None:
+            check_seconds("seconds", seconds, above=True)
         if snapshot.rows < 2:
             raise ParameterError(f"an index of {snapshot.rows} rows cannot be calibrated")
         if given is not None:
@@ -81,26 +95,31 @@ class Recalibrate:
         return self._measure(stored_queries(snapshot, MAX_QUERIES), ks, seconds, progress)
 
     def again(self, seconds: float) -> None:
-        """Measure with the queries of the calibration before."""
+        """Measure with the queries of the calibration before, if there are rows; the data is safe already."""
+        if self._current.get().rows < 2:
+            return
+        try:
+            self._again(seconds)
+        except StorageError as error:
+            _log.warning("%s: a calibration could not be kept: %s", self._current.store.root, error)
+
+    def _again(self, seconds: float) -> None:
         kept = read_calibration(self._current.store)
         if kept is None:
             self.calibrate(None, CALIBRATE_KS, seconds)
         elif kept.calibration.source == "stored":
             queries = stored_queries(self._current.get(), MAX_QUERIES)
-            self._measure(queries, kept.calibration.ks, seconds)
+            self._measure(queries, kept.calibration.asked_ks, seconds)
         else:
             queries = Queries(kept.queries, None, kept.calibration.source)
-            self._measure(queries, kept.calibration.ks, seconds)
+            self._measure(queries, kept.calibration.asked_ks, seconds)
 
     def after_ingest(self, seconds: float) -> None:
         """Measure a grown index, unless it is small or real queries were asked already and still tell."""
         snapshot = self._current.get()
         if snapshot.rows < CALIBRATE_MIN_ROWS:
             return
-        if self._planning.chooser is not None:
-            self.again(seconds)
-        else:
-            self.calibrate(None, CALIBRATE_KS, seconds)
+        self.again(seconds)
 
     def _measure(
         self,
@@ -110,12 +129,12 @@ class Recalibrate:
         progress: Callable[[str], None] = lambda _: None,
     ) -> Calibration:
         calibration = calibrate(self._current.get(), queries, ks, seconds, progress)
-        if self._may_write:
+        self._planning.use(calibration)
+        if self._may_write():
             # stored vectors are in the index; keeping them again would only take room
             vectors = queries.vectors[:0] if queries.source == "stored" else queries.vectors
             write_calibration(self._current.store, Kept(calibration, vectors))
             self._loaded = self._version()
-        self._planning.use(calibration)
         return calibration
 
     def _version(self) -> tuple[int, int] | None:

@@ -26,8 +26,14 @@ _CHUNK_ROWS = 32
 _ENOUGH = 0.9
 """Share of the candidates that a compiled walk must have found; else FAISS walks, filtering as it goes."""
 
-_COLD_MS = 0.02
-"""A row; from memory it takes about 0.001."""
+_WAITED_MS = 0.02
+"""A row that is waited for takes more; from memory one takes about 0.001."""
+
+_ASKED_MS = 0.002
+"""Asking for a row takes 0.004 if it is on disk, 0.001 if it is in memory."""
+
+_ADVISED_ROWS = 32
+"""Rows that are asked for ahead: asking for all could take longer than the deadline allows."""
 
 
 class Limits(NamedTuple):
@@ -97,16 +103,16 @@ def search(
             return hits
     coarse_started = perf_counter()
     prefixes = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")
-    addresses, scanned, distances, late = find_candidates(snapshot, prefixes, plan, limits)
+    found = find_candidates(snapshot, prefixes, plan, limits)
     rescore_started = perf_counter()
     taken = [
-        _rescore(snapshot, Scorer(query, snapshot.config.dtype), found, k, plan.early_stop, limits)
-        for query, found in zip(queries, addresses, strict=True)
+        _rescore(snapshot, Scorer(query, snapshot.config.dtype), addresses, k, plan.early_stop, limits)
+        for query, addresses in zip(queries, found.addresses, strict=True)
     ]
     finished = perf_counter()
     k = min((len(one.addresses) for one in taken), default=k)
     rows_read = sum(one.rows_read for one in taken)
-    if scanned == len(snapshot.parts):
+    if found.scanned == len(snapshot.parts):
         plan = _scan_of(plan)
     return Hits(
         np.array([one.addresses[:k] for one in taken], np.int64).reshape(len(queries), k),
@@ -117,14 +123,14 @@ def search(
             coarse_ms=(rescore_started - coarse_started) * 1e3,
             rescore_ms=(finished - rescore_started) * 1e3,
             queries=len(queries),
-            parts_walked=len(snapshot.parts) - scanned,
-            parts_scanned=scanned,
+            parts_walked=len(snapshot.parts) - found.scanned,
+            parts_scanned=found.scanned,
             rows_read=rows_read,
             bytes_read=rows_read * snapshot.row_bytes,
             cold_rows=sum(one.cold_rows for one in taken),
-            distances=distances,
+            distances=found.distances,
         ),
-        late=late or any(one.late for one in taken),
+        late=found.late or any(one.late for one in taken),
         margin=float(np.mean([one.margin for one in taken])) if taken else 0.0,
     )
 
@@ -177,12 +183,16 @@ def _by_road(
 
 
 class Found(NamedTuple):
-    """Addresses of candidates, best first; parts that were scanned, distances, whether time ran out."""
+    """Addresses of candidates, best first, and what finding them took.
+
+    `walk_ms`: the time of the walk where one compiled walk was all there was to do, else 0.
+    """
 
     addresses: Addresses
     scanned: int
     distances: int
     late: bool
+    walk_ms: float = 0.0
 
 
 def find_candidates(snapshot: Snapshot, prefixes: Floats, plan: Plan, limits: Limits) -> Found:
@@ -205,7 +215,7 @@ def find_candidates(snapshot: Snapshot, prefixes: Floats, plan: Plan, limits: Li
     if not found:
         return Found(np.empty((len(prefixes), 0), np.int64), 0, 0, False)
     if len(found) == 1:
-        return Found(found[0], scanned, distances, late)
+        return Found(found[0], scanned, distances, late, best.walk_ms if snapshot.road else 0.0)
     order = np.argsort(-np.concatenate(scores, axis=1), axis=1, kind="stable")[:, : plan.candidates]
     return Found(np.take_along_axis(np.concatenate(found, axis=1), order, axis=1), scanned, distances, late)
 
@@ -216,22 +226,26 @@ def _rescore(
     """Score candidates exactly, best first, in chunks, until the margin or the deadline is reached."""
     scores = np.empty(len(addresses), np.float32)
     done, cold_rows, margin = 0, 0, 0.0
-    cold, late = limits.cold, False
-    if cold:
-        snapshot.advise(addresses)
+    cold, late, advised = limits.cold, False, 0
     while done < len(addresses):
-        patient = done and not limits.call_ns and not stop
-        size = len(addresses) if patient else _CHUNK_ROWS if done else _FIRST_ROWS
+        patient = done and not limits.call_ns and not stop and not cold
+        slow = cold and limits.call_ns  # else what is found must not depend on times
+        size = len(addresses) if patient else _CHUNK_ROWS if done and not slow else _FIRST_ROWS
         chunk = addresses[done : done + size]
         began = perf_counter_ns()
+        if cold and advised < done + size:
+            advised = max(advised, done)
+            asked = addresses[advised : advised + _ADVISED_ROWS]
+            snapshot.advise(asked)
+            advised += len(asked)
+            if perf_counter_ns() - began > len(asked) * _ASKED_MS * 1e6:
+                cold_rows += len(asked)
         scores[done : done + len(chunk)] = snapshot.rescore(scorer, chunk)
         now = perf_counter_ns()
         done += len(chunk)
-        if now - began > len(chunk) * _COLD_MS * 1e6:
+        if not cold and now - began > len(chunk) * _WAITED_MS * 1e6:
+            cold = True
             cold_rows += len(chunk)
-            if not cold and done < len(addresses):
-                cold = True
-                snapshot.advise(addresses[done:])
         if done < k:
             continue
         if stop and done >= MARGIN_ROWS:

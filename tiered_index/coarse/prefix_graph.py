@@ -80,6 +80,8 @@ class Candidates(NamedTuple):
         Codes that were scored, for all queries; 0 where FAISS walked, which does not count them.
     late : bool
         The deadline came first.
+    walk_ms : float
+        Time of a compiled walk; 0 for any other way.
     """
 
     rows: NDArray[np.int64]
@@ -87,6 +89,7 @@ class Candidates(NamedTuple):
     scanned: bool
     distances: int
     late: bool = False
+    walk_ms: float = 0.0
 
 
 class CoarseBuilder:
@@ -232,6 +235,8 @@ class CoarseTier:
             ``perf_counter_ns``; 0 for none. FAISS's walk and a scan do not look at the clock.
         """
         self.check()
+        if not len(prefixes):
+            return Candidates(np.empty((0, count), np.int64), np.empty((0, count), np.float32), False, 0)
         ef = max(ef, count)
         among_all = ef if among is None else among.wider(ef)
         if self._fields is not None and len(prefixes) == 1 and not self._scans(among_all, scan):
@@ -257,13 +262,15 @@ class CoarseTier:
     ) -> Candidates | None:
         """Walk compiled; None if fewer than `count` rows were found, and not for want of time."""
         live = 0 if among is None else among.address
-        rows, scores, distances, late = self._engine.walk(self._fields, prefixes[0], ef, live, deadline_ns)
+        rows, scores, distances, late, ms = self._engine.walk(
+            self._fields, prefixes[0], ef, live, deadline_ns
+        )
         if among is not None:
             kept = among.of(rows)
             rows, scores = rows[kept], scores[kept]
         if len(rows) < count and not late:
             return None
-        return Candidates(rows[None, :count], scores[None, :count], False, distances, late)
+        return Candidates(rows[None, :count], scores[None, :count], False, distances, late, ms)
 
     def close(self) -> None:
         """Let go of the file; the mapping stays until the tier goes."""

@@ -94,7 +94,7 @@ def full_fields(
 
 def walk(
     graph: Rows, prefix: Floats, ef: int, live: int = 0, deadline_ns: int = 0
-) -> tuple[Rows, Floats, int, bool]:
+) -> tuple[Rows, Floats, int, bool, float]:
     """Find the best rows for one prefix.
 
     Parameters
@@ -118,6 +118,8 @@ def walk(
         Codes that were scored.
     late : bool
         The deadline came first.
+    ms : float
+        Time of the walk.
     """
     room = _room
     beam = room.beam_of(MOST_DELETED * ef if live else ef)
@@ -143,7 +145,8 @@ def walk(
     rows = (keys >> coarse.ROW_SHIFT) & (coarse.MAX_ROWS - 1)
     bits = (keys >> 32).astype(np.int32)
     scores = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int32).view(np.float32)
-    return rows, scores, int(state[coarse.DISTANCES]), bool(state[coarse.LATE])
+    late, distances = bool(state[coarse.LATE]), int(state[coarse.DISTANCES])
+    return rows, scores, distances, late, int(state[coarse.COARSE_NS]) / 1e6
 
 
 def answer(

@@ -65,7 +65,7 @@ _ROW_MASK: Final = MAX_ROWS - 1
 _MIN_TABLE: Final = 4096
 _LINE: Final = 64
 _AHEAD: Final = 8  # vectors asked for ahead of the one that is scored
-_LOOK: Final = 15  # expansions between looks at the clock, less one; a power of two, less one
+_LOOK: Final = 3  # expansions between looks at the clock, less one; a power of two, less one
 _HASH: Final = 0x9E3779B1
 
 

@@ -104,10 +104,15 @@ class ParquetRows:
             for offset in self._offsets(rows).tolist():
                 os.posix_fadvise(self.descriptor, offset, self._row_bytes, os.POSIX_FADV_WILLNEED)
 
-    def evict(self, rows: NDArray[np.int64]) -> bool:
-        """Drop `rows` from memory; return whether that can be asked of the system."""
+    def evict(self, rows: NDArray[np.int64] | None = None) -> bool:
+        """Drop `rows`, or all, from memory; return whether that can be asked of the system."""
         if not hasattr(os, "posix_fadvise") or not hasattr(mmap, "MADV_DONTNEED"):
             return False
+        if rows is None:
+            for mapping in (self._random, self._mapping):
+                mapping.madvise(mmap.MADV_DONTNEED)
+            os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            return True
         for offset in self._offsets(rows).tolist():
             first = offset // mmap.PAGESIZE * mmap.PAGESIZE
             size = offset + self._row_bytes - first

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.errors import ZeroVectorError
 from tiered_index.planner.model import FRACTIONS, Reading, Stopped, Times, Walked, quantiles
 from tiered_index.planner.plan import Plan, Strategy
 
@@ -47,6 +48,8 @@ class Observed(NamedTuple):
     rescore_ms: float
     rows_read: int
     margin: float
+    first: float
+    last: float
 
 
 class Subject(Protocol):
@@ -83,6 +86,7 @@ class Measured(NamedTuple):
     cold: Reading | None
     rest: Times
     margins: dict[int, tuple[tuple[float, float], ...]]
+    scores: dict[int, tuple[float, float, float, float]]
 
 
 def measure(
@@ -112,14 +116,15 @@ def measure(
         walked += _walks(subject, ks, prefix_dim, widest, slowest, clock.queries(0.5))
     progress("early stopping")
     stopped: list[Stopped] = []
-    margins = {}
+    margins, scores = {}, {}
     for i, k in enumerate(ks):
         share = 0.6 + 0.35 * (i + 1) / len(ks)
         found, pairs = _stops(subject, k, walked, hot, rest, clock.queries(share))
         stopped += found
         margins[k] = _margin_curve(pairs)
+        scores[k] = _scores(subject, k, clock.queries(share))
     progress("cold reads")
-    return Measured(tuple(walked), tuple(stopped), hot, _cold(subject), rest, margins)
+    return Measured(tuple(walked), tuple(stopped), hot, _cold(subject), rest, margins, scores)
 
 
 class _Clock:
@@ -134,6 +139,8 @@ class _Clock:
         """Return how many queries the next part gets, which is to end when `share` of the time is spent."""
         if self._seconds is None:
             return self._all
+        if self._seconds <= 0.0:
+            return min(least, self._all)
         left = self._seconds * share - (perf_counter() - self._started)
         wanted = int(self._all * min(max(left, 0.0) / (self._seconds * share), 1.0))
         return min(max(wanted, least), self._all)
@@ -163,7 +170,9 @@ def _summary(
     stacked = np.stack(recalls)
     with np.errstate(invalid="ignore"):
         mean = np.nan_to_num(stacked.mean(axis=0), nan=-1.0)
-        error = np.nan_to_num(stacked.std(axis=0) / np.sqrt(len(stacked)), nan=0.0)
+        # without a miss seen there may be some yet: at least the error of one more answer
+        error = np.maximum(stacked.std(axis=0) / np.sqrt(len(stacked)), 0.5 / (len(stacked) + 2))
+        error = np.nan_to_num(error, nan=0.0)
     return tuple({k: tuple(table[i].tolist()) for i, k in enumerate(ks)} for table in (mean, error))
 
 
@@ -194,7 +203,10 @@ def _worthwhile(subject: Subject, ks: Sequence[int], hot: Reading) -> dict[int, 
     for width in widths:
         for ef in (16, 48, 128, 384):
             if ef <= subject.widest_walk:
-                walk = _walk(subject, ks, width, ef, queries)
+                try:
+                    walk = _walk(subject, ks, width, ef, queries)
+                except ZeroVectorError:  # of so few dimensions a query may have none
+                    break
                 time = walk.coarse.mean + float(hot.of(ef)[0])
                 points[width] += [(ef, k, time, walk.recall[k][0]) for k in ks if k <= ef]
     found = {subject.width: EFS[-1]}
@@ -245,15 +257,12 @@ def _scans(subject: Subject, ks: Sequence[int], queries: int) -> list[Walked]:
     columns = np.stack([quantiles(Times.of(times[size])) for size in timed]).T
     coarse = [Times(*(float(np.interp(size, timed, column)) for column in columns)) for size in sizes]
     nothing = (-1.0,) * (len(FRACTIONS) - 1)
+
+    def column(table: dict[int, tuple[float, ...]], j: int) -> dict[int, tuple[float, ...]]:
+        return {k: (table[k][j], *nothing) for k in ks}
+
     return [
-        Walked(
-            "scan",
-            subject.width,
-            size,
-            coarse[j],
-            {k: (recall[k][j], *nothing) for k in ks},
-            {k: (error[k][j], *nothing) for k in ks},
-        )
+        Walked("scan", subject.width, size, coarse[j], column(recall, j), column(error, j))
         for j, size in enumerate(sizes)
     ]
 
@@ -262,7 +271,7 @@ def _readings(subject: Subject, ks: Sequence[int]) -> tuple[Reading, Times]:
     """Measure how rescoring grows with rows, from memory, and what a call takes beside its stages."""
     sizes = [size for size in READ_ROWS if size <= subject.rows] or [max(subject.rows, 1)]
     queries = min(READ_QUERIES, len(subject.truth))
-    k = min(ks[min(1, len(ks) - 1)], sizes[0])
+    k = max(min(ks[min(1, len(ks) - 1)], sizes[0]) - 1, 1)  # one less: a query's own row is asked for too
     by_size, rest = [], []
     for size in sizes:
         plan = Plan(strategy="graph", prefix_dim=subject.width, ef=sizes[-1], candidates=size)
@@ -366,6 +375,14 @@ def _scan_plan(subject: Subject, k: int) -> Plan:
 def _margins_of(subject: Subject, k: int, plan: Plan, queries: int) -> list[tuple[float, float]]:
     seen = [subject.search(query, k, plan) for query in range(queries)]
     return [(one.margin, _recall(subject, query, one, k)) for query, one in enumerate(seen)]
+
+
+def _scores(subject: Subject, k: int, queries: int) -> tuple[float, float, float, float]:
+    """Return mean and deviation of the best score and of the k-th, by a plan that misses little."""
+    plan = Plan(strategy="graph", prefix_dim=subject.width, ef=5 * k + 100, candidates=5 * k + 100)
+    seen = [subject.search(query, k, plan) for query in range(queries)]
+    first, last = [one.first for one in seen], [one.last for one in seen]
+    return float(np.mean(first)), float(np.std(first)), float(np.mean(last)), float(np.std(last))
 
 
 def _margin_curve(pairs: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.config import Budget
-from tiered_index.planner.feedback import Feedback, State
+from tiered_index.planner.expect import Expectation
+from tiered_index.planner.feedback import Drift, Feedback, State
 from tiered_index.planner.model import Calibration, Options, Quantiles, Times, added, options
 from tiered_index.planner.plan import Plan
 
@@ -62,6 +63,8 @@ class Chooser:
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
         self.feedback = Feedback()
+        self.drift = Drift()
+        self._expectations: dict[int, Expectation] = {}
         self._options: dict[tuple[int, int, float], Options] = {}
         self._choices: dict[tuple[object, ...], Choice] = {}
         self._predictions: dict[tuple[object, ...], Prediction] = {}
@@ -100,13 +103,24 @@ class Chooser:
             found = self._options[key] = options(self.calibration, k, _rows(key[1]), key[2])
         return found
 
+    def expect(self, k: int, margin: float, predicted: float, scores: NDArray[np.float32]) -> float:
+        """Return the recall to expect of answers, from their mean margin; scores of shape (n, k)."""
+        expectation = self._expectations.get(k)
+        if expectation is None:
+            expectation = self._expectations[k] = Expectation(self.calibration, k)
+        if len(scores) == 1 and scores.shape[1]:
+            self.drift.observe(float(scores[0, 0]), float(scores[0, -1]), expectation.scores)
+        return expectation.recall(margin, predicted, drifted=self.drift.drifted)
+
     def predict(self, k: int, rows: int, plan: Plan) -> Prediction:
         """Return what is expected of any plan: as much as of the nearest one that was measured."""
         key = (k, _grain(rows), plan, self.feedback.state())
         known = self._predictions.get(key)
         if known is not None:
             return known
-        found = self.options(k, rows)
+        found = options(
+            self.calibration, k, _rows(key[1]), self.feedback.state().cold_share, worthwhile=False
+        )
 
         def distance(i: int) -> tuple[bool, bool, float]:
             other = found.plans[i]

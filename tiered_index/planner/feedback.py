@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from tiered_index.planner.model import Times
-
 STEP = 0.01
 """By how much a stage's logarithmic correction moves with each query. Only the sign of the error counts, so
 that one stalled query moves it no further than any other; 70 slow queries in a row double it."""
@@ -19,6 +17,10 @@ COLD_RATE = 0.1
 """Weight of the newest query in the share of rows that had to be waited for."""
 
 _COLD_GRAIN = 0.25
+
+DRIFT_RATE = 0.03
+DRIFT_LIMIT = 0.5
+"""Standard deviations of a score; without drift the running mean keeps within 0.12."""
 
 
 class State(NamedTuple):
@@ -47,21 +49,33 @@ class Feedback:
 
     def observe(
         self,
-        coarse: Times,
-        rescore: Times,
-        coarse_ms: float,
-        rescore_ms: float,
+        predicted: tuple[float, float],
+        observed: tuple[float, float],
         rows_read: int,
         cold_rows: int,
+        *,
+        cut: bool = False,
     ) -> None:
-        """Take in one query. Stages were predicted with the corrections of :meth:`state`."""
+        """Take in one query.
+
+        Parameters
+        ----------
+        predicted, observed : (float, float)
+            Milliseconds of walk and rescoring; predicted with the corrections of :meth:`state`.
+        rows_read, cold_rows : int
+            Rows rescored, and those of them from disk.
+        cut : bool
+            The deadline came first: the walk may have taken longer than was observed. The prediction
+            of the rescoring is that of the rows that were read.
+        """
         if not rows_read:
             return
         state = self._state
         self._cold_share += COLD_RATE * (cold_rows / rows_read - self._cold_share)
-        self._coarse = _moved(self._coarse, coarse_ms, coarse.p50 / state.coarse)
-        if (cold_rows > 0) == (state.cold_share > 0.0):  # else another time was predicted than was observed
-            self._rescore = _moved(self._rescore, rescore_ms, rescore.p50 / state.rescore)
+        if not cut or observed[0] > predicted[0]:
+            self._coarse = _moved(self._coarse, observed[0], predicted[0] / state.coarse)
+        if (cold_rows > 0) == (state.cold_share > 0.0):  # else it was another time than predicted
+            self._rescore = _moved(self._rescore, observed[1], predicted[1] / state.rescore)
         cold = round(self._cold_share / _COLD_GRAIN) * _COLD_GRAIN
         self._state = State(_stepped(self._coarse), _stepped(self._rescore), cold)
 
@@ -76,3 +90,26 @@ def _moved(correction: float, observed: float, predicted: float) -> float:
 
 def _stepped(correction: float) -> float:
     return math.exp(round(correction / _GRAIN) * _GRAIN)
+
+
+class Drift:
+    """Follows the scores of answers: whether queries are still like those that calibration saw."""
+
+    def __init__(self) -> None:
+        self._first = 0.0
+        self._last = 0.0
+
+    def observe(self, first: float, last: float, seen: tuple[float, float, float, float]) -> None:
+        """Take in the best and the k-th score of an answer, beside what calibration saw of both."""
+        self._first += DRIFT_RATE * (_deviations(first, seen[0], seen[1]) - self._first)
+        self._last += DRIFT_RATE * (_deviations(last, seen[2], seen[3]) - self._last)
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the mean of either has moved further than chance would move it."""
+        return max(abs(self._first), abs(self._last)) > DRIFT_LIMIT
+
+
+def _deviations(score: float, mean: float, deviation: float) -> float:
+    away = (score - mean) / max(deviation, 1e-12)
+    return min(max(away, -5.0), 5.0)

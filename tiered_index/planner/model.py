@@ -27,9 +27,9 @@ FRACTIONS = (1.0, 0.75, 0.5, 0.375, 0.25)
 FINE_STEP = 1.05
 """Ratio between neighbouring widths among which a plan is chosen."""
 
-STORED_MISSES = 2.0
-"""By how much misses are multiplied when only stored vectors were asked. Titles missed 1.2 to 1.9 times as
-often as the sentences that are stored did, at equal plans on 250,000 arXiv sentences."""
+STORED_MISSES = 1.3
+"""By how much misses are multiplied when only stored vectors were asked: real queries may miss more. On
+arXiv sentences they missed less: with floors that allowed twice the misses, titles missed a quarter."""
 
 MISSES_PER_ROWS = 0.3
 """Exponent with which misses grow with rows: .031 at 250,000 and .048 at 1,000,000, at an equal plan."""
@@ -124,8 +124,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         Whether the queries were given, kept from live searches, or are stored vectors.
     queries : int
         How many.
-    ks : tuple of int
-        For which recall@k was measured, ascending.
+    asked_ks, ks : tuple of int
+        For which recall@k was to be measured, and was: an index may have fewer rows; ascending.
     walked, stopped : tuple
         Plans of all effort, and plans that stop early.
     hot, cold : Reading
@@ -135,7 +135,9 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     exact : Times
         Scoring every full vector.
     margins : dict
-        For each k, pairs of margin and mean recall, ascending; see :func:`expected_recall`.
+        For each k, pairs of margin and mean recall, ascending; see :mod:`tiered_index.planner.expect`.
+    scores : dict
+        For each k, mean and standard deviation of the best score and of the k-th.
     seconds : float
         What the measuring took.
     """
@@ -146,6 +148,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     made: str
     source: Source
     queries: int
+    asked_ks: tuple[int, ...]
     ks: tuple[int, ...]
     walked: tuple[Walked, ...]
     stopped: tuple[Stopped, ...]
@@ -154,6 +157,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     rest: Times
     exact: Times
     margins: dict[int, tuple[tuple[float, float], ...]]
+    scores: dict[int, tuple[float, float, float, float]]
     seconds: float
 
 
@@ -199,8 +203,10 @@ class Options(NamedTuple):
         return Options([self.plans[i] for i in places], *(array[places] for array in self[1:]))
 
 
-def options(calibration: Calibration, k: int, rows: int, cold_share: float = 0.0) -> Options:
-    """Return every plan worth choosing, finely spaced, with what is predicted of it.
+def options(
+    calibration: Calibration, k: int, rows: int, cold_share: float = 0.0, *, worthwhile: bool = True
+) -> Options:
+    """Return plans, finely spaced, with what is predicted of them.
 
     Parameters
     ----------
@@ -212,6 +218,8 @@ def options(calibration: Calibration, k: int, rows: int, cold_share: float = 0.0
         Rows the index holds now.
     cold_share : float
         Share of rescored rows that come from disk.
+    worthwhile : bool
+        Leave out what others beat clearly: nine of ten.
     """
     growth = max(rows, 1) / max(calibration.rows, 1)
     slower = max(1.0 + TIME_PER_DOUBLING * math.log2(growth), 0.1)
@@ -232,30 +240,14 @@ def options(calibration: Calibration, k: int, rows: int, cold_share: float = 0.0
     recall = 1.0 - np.minimum((1.0 - recall) * worse, 1.0)
     rest = np.broadcast_to(quantiles(calibration.rest), coarse.shape).copy()
     rest[-1] = 0.0  # an exact search was timed whole
-    return _worthwhile(Options(plans, recall, error * wider, coarse, rescore, rest))
-
-
-def expected_recall(calibration: Calibration, k: int, margin: float, predicted: float) -> float:
-    """Return the recall of one answer, from the margin it ended with.
-
-    The margin tells an easy query from a hard one, whatever plan was chosen and whatever distribution the
-    query comes from: of what calibration saw with such a margin, this is the mean recall. It never claims
-    more than what is `predicted` for the plan and half of what is missing to 1.
-    """
-    if not calibration.margins:
-        return predicted
-    nearest = min(calibration.margins, key=lambda known: abs(math.log(known / k)))
-    margins, recalls = zip(*calibration.margins[nearest], strict=True)
-    seen = float(np.interp(margin, margins, recalls))
-    if calibration.source == "stored":
-        seen = 1.0 - min((1.0 - seen) * STORED_MISSES, 1.0)
-    return min(seen, predicted + 0.5 * (1.0 - predicted))
+    found = Options(plans, recall, error * wider, coarse, rescore, rest)
+    return _worthwhile(found) if worthwhile else found
 
 
 def _worthwhile(found: Options) -> Options:
     """Drop what others beat clearly, in mean and in p99, at equal or higher recall."""
     total = added(found.coarse, found.rescore, found.rest)
-    kept = np.zeros(len(found.plans), bool)
+    kept = np.array([plan.strategy == "exact" for plan in found.plans])
     for column in (0, 3):
         order = np.lexsort((total[:, column], -found.recall))
         fastest = np.minimum.accumulate(total[order, column])
@@ -303,7 +295,6 @@ def _fine(walks: list[Walked], k: int, ks: tuple[int, ...], reading: Reading) ->
             misses = np.log(np.maximum(1.0 - recall[valid], _LEAST_MISS))
             at = fine[fine >= efs[valid][0]]
             recalls.append(1.0 - np.exp(np.interp(np.log(at), np.log(efs[valid]), misses)))
-            recalls[-1][recalls[-1] > 1.0 - 2.0 * _LEAST_MISS] = 1.0
             errors.append(np.interp(np.log(at), np.log(efs[valid]), error[valid]))
             coarse.append(time[fine >= efs[valid][0]] * (scale if walked == "graph" else 1.0))
             for ef in np.ceil(at * scale).astype(int).tolist():
@@ -332,8 +323,16 @@ def _at_k(
     with np.errstate(divide="ignore", invalid="ignore"):
         misses = [np.log(np.maximum(1.0 - recall, _LEAST_MISS)) for recall in (low[0], high[0])]
     recall = 1.0 - np.exp(misses[0] + at * (misses[1] - misses[0]))
-    recall[(low[0] < 0.0) | (high[0] < 0.0)] = -1.0
-    return recall, low[1] + at * (high[1] - low[1])
+    error = low[1] + at * (high[1] - low[1])
+    # too narrow for the larger k: as the smaller k with a beam that is as much narrower
+    efs = np.array([walk.ef for walk in walks], float)
+    known = low[0] >= 0.0
+    alone = (high[0] < 0.0) & (efs * FRACTIONS[fraction] >= k)
+    if known.any():
+        narrower = np.interp(np.log(efs * ks[above - 1] / k), np.log(efs[known]), misses[0][known])
+        recall[alone], error[alone] = (1.0 - np.exp(narrower))[alone], low[1][alone]
+    recall[~known | ((high[0] < 0.0) & ~alone)] = -1.0
+    return recall, error
 
 
 def _early(calibration: Calibration, k: int, reading: Reading | None) -> Options:
@@ -343,7 +342,7 @@ def _early(calibration: Calibration, k: int, reading: Reading | None) -> Options
     coarse: list[Quantiles] = []
     rescore: list[Quantiles] = []
     groups: dict[int, list[Stopped]] = {}
-    for stopped in calibration.stopped:
+    for stopped in calibration.stopped if reading is None else ():  # row by row, cold reads take longer
         if stopped.k == k:
             groups.setdefault(stopped.plan.ef, []).append(stopped)
     for group in groups.values():
@@ -354,12 +353,9 @@ def _early(calibration: Calibration, k: int, reading: Reading | None) -> Options
         misses = [math.log(max(1.0 - stopped.recall, _LEAST_MISS)) for stopped in group]
         recalls.append(1.0 - np.exp(np.interp(fine, stops, misses)))
         errors.append(np.interp(fine, stops, [stopped.error for stopped in group]))
-        rows = np.interp(fine, stops, [stopped.rows_read for stopped in group])
         for stage, times in (("coarse", coarse), ("rescore", rescore)):
             columns = np.stack([quantiles(getattr(stopped, stage)) for stopped in group]).T
             times.append(np.stack([np.interp(fine, stops, column) for column in columns], axis=1))
-        if reading is not None:
-            rescore[-1] = reading.of(rows)
     return _options(plans, recalls, errors, coarse, rescore)
 
 

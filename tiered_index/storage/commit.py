@@ -85,7 +85,8 @@ class Store:
             raise storage_error(f"{self.root}: cannot be listed", error) from error
         if MANIFESTS in names and self.generations():
             return True
-        strangers = names - {MANIFESTS, SEGMENTS, CALIBRATION, "lock"}
+        strangers = {name for name in names if not name.startswith(CALIBRATION)}
+        strangers -= {MANIFESTS, SEGMENTS, "lock"}
         if strangers:
             raise NotAnIndexError(
                 f"{self.root}: a folder of something else ({min(strangers)!r}), not an index"

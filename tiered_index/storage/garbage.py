@@ -6,7 +6,7 @@ from collections import defaultdict
 from contextlib import suppress
 
 from tiered_index.errors import TieredIndexError
-from tiered_index.storage.commit import Store
+from tiered_index.storage.commit import CALIBRATION, Store
 from tiered_index.storage.manifest import Manifest, file_name
 from tiered_index.storage.segment import FILE_NAMES, remove_segment
 
@@ -36,6 +36,9 @@ def collect(store: Store, keep: int) -> None:
             # else a manifest could come back after a power cut, without what it names
             store.files.sync_folder(store.manifests)
         _collect_segments(store, kept)
+        for name in store.files.names(store.root):
+            if name.startswith(CALIBRATION) and name.endswith(".tmp"):
+                store.files.unlink(store.root / name)
 
 
 def _collect_segments(store: Store, kept: list[Manifest]) -> None:

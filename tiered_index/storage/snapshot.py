@@ -104,8 +104,10 @@ class Snapshot:
         for number, _, rows in self.split(addresses):
             self.segments[number].segment.full.advise(rows)
 
-    def evict(self, addresses: NDArray[np.int64]) -> bool:
-        """Drop the rows at `addresses` from memory; return whether that can be asked of the system."""
+    def evict(self, addresses: NDArray[np.int64] | None = None) -> bool:
+        """Drop the rows at `addresses`, or all, from memory; return whether that can be asked."""
+        if addresses is None:
+            return all(live.segment.full.evict() for live in self.segments)
         return all(
             self.segments[number].segment.full.evict(rows) for number, _, rows in self.split(addresses)
         )

@@ -246,9 +246,8 @@ class Writer:
                 self._lock.release()
                 self._lock = None
 
-    @property
     def may_write(self) -> bool:
-        """Whether the index was opened to write, and by this process."""
+        """Return whether the index was opened to write, and by this process."""
         return self._mode == "rw" and self._process == os.getpid()
 
     def _newest(self) -> Snapshot:
