@@ -1,4 +1,4 @@
-"""``python -m benchmarks tiers|ingestion|storage|planner``."""
+"""``python -m benchmarks tiers|ingestion|storage|planner|run|plot|report``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from benchmarks import ingestion, planner, planner_report, storage, tiers
+from benchmarks.compare import commands as comparison
 
 
 def main() -> None:
@@ -25,14 +26,18 @@ def main() -> None:
     for name in ("tiers", "storage"):
         commands.choices[name].add_argument("--rounds", type=int, default=7)
     commands.choices["planner"].add_argument("--rounds", type=int, default=2)
+    commands.choices["planner"].add_argument("--folds", type=int, default=2, choices=(1, 2))
     commands.choices["planner"].add_argument("--output", type=Path, help="JSON; the plot goes beside it")
+    comparison.add_to(commands)
     arguments = parser.parse_args()
-    if arguments.command == "tiers":
+    if "act" in arguments:
+        arguments.act(arguments)
+    elif arguments.command == "tiers":
         tiers.show(tiers.run(arguments.data, arguments.work, arguments.rounds))
     elif arguments.command == "storage":
         storage.show(storage.run(arguments.data, arguments.work, arguments.rounds))
     elif arguments.command == "planner":
-        figures = planner.run(arguments.data, arguments.work, arguments.rounds)
+        figures = planner.run(arguments.data, arguments.work, arguments.rounds, arguments.folds)
         planner_report.show(figures)
         if arguments.output:
             arguments.output.write_text(json.dumps(figures) + "\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import msgspec
 import numpy as np
 
 import tiered_index as ti
@@ -31,38 +32,16 @@ BUDGETS_MS = (0.3, 0.5, 1.0, 2.0, 5.0, 20.0)
 COLD_BUDGETS_MS = (2.0, 5.0, 20.0)
 FLOORS = (0.80, 0.90, 0.95, 0.98, 0.99)
 KS = (1, 10, 100)
-SWEEP_EFS = (
-    4,
-    8,
-    12,
-    16,
-    24,
-    32,
-    40,
-    48,
-    64,
-    80,
-    96,
-    128,
-    160,
-    192,
-    256,
-    384,
-    512,
-    768,
-    1024,
-    1536,
-    2048,
-    3072,
-)
+SWEEP_EFS = (4, 8, 12, 16, 20, 24, 32, 48, 64, 80, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 SWEEP_SHARES = (1.0, 0.5)
+EFFORT_EFS = (20, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 320)
 COLD_QUERIES = 200
 EXACT_QUERIES = 20
 
 Search = Callable[[Any], ti.SearchResult]
 
 
-def run(data: Path, work: Path, rounds: int) -> dict[str, Any]:
+def run(data: Path, work: Path, rounds: int, folds: int = 2) -> dict[str, Any]:
     """Build what is missing in `work`, measure, and return the figures.
 
     Parameters
@@ -72,17 +51,19 @@ def run(data: Path, work: Path, rounds: int) -> dict[str, Any]:
     work : Path
         Where the index is kept.
     rounds : int
-        Repeats of each measurement of times; the last one counts, those before warm up.
+        Repeats of each measurement of budgets; the last one counts, those before warm up.
+    folds : int
+        1 leaves out the second half's turn to calibrate.
     """
     queries, truth = np.load(data / "queries.npy"), np.load(data / "truth.npy")
     work.mkdir(parents=True, exist_ok=True)
     build_tiered(data, work)
-    folds = [_fold(work / "tiered.tidx", queries, truth, first, rounds) for first in (0, 1)]
+    measured = [_fold(work / "tiered.tidx", queries, truth, first, rounds) for first in range(folds)]
     return {
         "facts": facts(),
         "data": data.name,
         "queries": len(queries),
-        "folds": folds,
+        "folds": measured,
         "faiss_sweep": _without_engine(work / "tiered.tidx", data),
     }
 
@@ -101,7 +82,7 @@ def _fold(path: Path, queries: Any, truth: Any, first: int, rounds: int) -> dict
             "sweep": sweeps,
             "budgets": [_budget(index, asked, answers, ms, sweeps["10"], rounds) for ms in BUDGETS_MS],
             "floors": [_floor(index, asked, answers, k, f, sweeps[str(k)]) for k in KS for f in FLOORS],
-            "effort": _effort(index, asked, answers, sweeps["10"]),
+            "effort": _effort(index, asked, answers),
             "prediction": _prediction_errors(calibration, sweeps["10"]),
             "interpolation": _left_out(calibration),
             "planning_us": _planning_us(index, asked),
@@ -132,18 +113,15 @@ def _summary(took: Sequence[float]) -> dict[str, float]:
 
 
 def sweep(index: ti.Index, queries: Any, truth: Any, k: int) -> list[dict[str, Any]]:
-    """Measure fixed plans: every prefix dimension, ef and number of candidates of a fine grid."""
+    """Measure fixed plans, without what choosing takes: prefix dimensions, ef and candidates of a grid."""
     width = index.config.prefix_dim
     points = []
     for prefix_dim in (width, width // 2):
         for ef in SWEEP_EFS:
             for share in SWEEP_SHARES:
-                plan: dict[str, Any] = {"prefix_dim": prefix_dim, "ef": ef, "candidates": round(ef * share)}
-                if plan["candidates"] < k:
+                if round(ef * share) < k:
                     continue
-                index.search(queries[0], k, **plan)
-                took, results = timed(lambda query, p=plan: index.search(query, k, **p), queries)  # type: ignore[misc]
-                points.append({**plan, "recall": recall(results, truth, k), **_summary(took)})
+                points.append(_measured(index, queries, truth, k, _fixed(prefix_dim, ef, round(ef * share))))
     return points
 
 
@@ -178,7 +156,7 @@ def _budget(
         "estimated_recall": _estimated(results),
         "incomplete": float(np.mean([not result.complete for result in results])),
         **_summary(took),
-        "plan": _plan(results[-1]),
+        "plan": _words(results[-1].plan),
         "best_fixed": best,
     }
 
@@ -199,15 +177,8 @@ def _estimated(results: Sequence[ti.SearchResult]) -> float:
     return float(np.mean([result.estimated_recall for result in results]))
 
 
-def _plan(result: ti.SearchResult) -> dict[str, Any]:
-    plan = result.plan
-    return {
-        "strategy": plan.strategy,
-        "prefix_dim": plan.prefix_dim,
-        "ef": plan.ef,
-        "candidates": plan.candidates,
-        "early_stop": plan.early_stop,
-    }
+def _words(plan: ti.Plan) -> dict[str, Any]:
+    return msgspec.structs.asdict(plan)
 
 
 def _floor(
@@ -225,35 +196,34 @@ def _floor(
         "recall": achieved,
         "estimated_recall": _estimated(results),
         **_summary(took),
-        "plan": _plan(results[-1]),
+        "plan": _words(results[-1].plan),
         "best_fixed_ms": time_at(points, floor),
         "best_fixed_ms_at_recall": time_at(points, achieved),
     }
 
 
-def _effort(index: ti.Index, queries: Any, truth: Any, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Compare plans that stop early with the best fixed one, at the recall they reach."""
+def _effort(index: ti.Index, queries: Any, truth: Any) -> dict[str, list[dict[str, Any]]]:
+    """Measure plans that stop early between fixed plans, so that both meet the same machine."""
     chooser = index._planning.chooser
-    if chooser is None:
-        return []
-    found = []
-    for stopped in chooser.calibration.stopped:
-        if stopped.k == 10:
-            search: Search = lambda query, p=stopped.plan: _run(index, query, 10, p)  # type: ignore[misc] # noqa: E731
-            search(queries[0])
-            took, results = timed(search, queries)
-            achieved = recall(results, truth, 10)
-            fixed = time_at(points, achieved)
-            found.append(
-                {
-                    "ef": stopped.plan.ef,
-                    "early_stop": stopped.plan.early_stop,
-                    "recall": achieved,
-                    **_summary(took),
-                    "best_fixed_ms": fixed,
-                }
-            )
+    stopped = [one.plan for one in chooser.calibration.stopped if one.k == 10] if chooser else []
+    width = index.config.prefix_dim
+    fixed = [_fixed(width, ef, ef) for ef in EFFORT_EFS]
+    found: dict[str, list[dict[str, Any]]] = {"fixed": [], "early": []}
+    for i in range(max(len(fixed), len(stopped))):
+        for name, plans in (("fixed", fixed), ("early", stopped)):
+            if i < len(plans):
+                found[name].append(_measured(index, queries, truth, 10, plans[i]))
     return found
+
+
+def _fixed(prefix_dim: int, ef: int, candidates: int) -> ti.Plan:
+    return ti.Plan(strategy="graph", prefix_dim=prefix_dim, ef=ef, candidates=candidates)
+
+
+def _measured(index: ti.Index, queries: Any, truth: Any, k: int, plan: ti.Plan) -> dict[str, Any]:
+    _run(index, queries[0], k, plan)
+    took, results = timed(lambda query: _run(index, query, k, plan), queries)
+    return {**_words(plan), "recall": recall(results, truth, k), **_summary(took)}
 
 
 def _run(index: ti.Index, query: Any, k: int, plan: ti.Plan) -> ti.SearchResult:
@@ -342,7 +312,7 @@ def _cold(index: ti.Index, queries: Any, truth: Any, budget_ms: float) -> dict[s
         "cold_share": float(np.mean([r.stats.cold_rows / r.stats.rows_read for r in results])),
         "rows_read": float(np.mean([r.stats.rows_read for r in results])),
         **_summary(took),
-        "plan": _plan(results[-1]),
+        "plan": _words(results[-1].plan),
     }
 
 

@@ -25,6 +25,9 @@ LIVE_QUERIES = 512
 _AFTER_NS = 35_000
 """What may come after the last look at the clock: a few rows, their ids, and the result."""
 
+_AFTER_SHARE = 0.02
+"""The same as a share of the budget: a long walk leaves little of Python in the caches."""
+
 _AFTER_COLD_NS = 150_000
 """The same where a row may have to be waited for."""
 
@@ -147,7 +150,7 @@ class Planning:
         fixed = {name: value for name, value in fixed.items() if value is not None}
         if fixed or not budget.asks or chooser is None:
             plan = make_plan(k, snapshot.config.prefix_dim, **fixed)
-            if not fixed and budget.min_recall is not None:
+            if not fixed and budget.min_recall is not None and budget.latency_ms is None:
                 # nothing is known of any other plan
                 plan, concern = EXACT, "not calibrated: every vector is scored; see calibrate()"
             elif not fixed and budget.asks:
@@ -261,6 +264,7 @@ def _limits(
     if budget.latency_ms is None:
         return Limits(cold=cold)
     after_ns = _AFTER_COLD_NS if cold else _AFTER_NS
+    after_ns += int(min(_AFTER_SHARE * budget.latency_ms, 0.2) * 1e6)
     call_ns = started_ns + int(min(budget.latency_ms, _LONGEST_MS) * 1e6) - after_ns
     rescore_ms = prediction.rescore.p50 if prediction is not None else 0.0
     # no less than half for the walk: rescoring needs candidates

@@ -181,7 +181,7 @@ def answer(
         Rows are likely not in memory: ask for all of them at once.
     """
     room = _room
-    beam = room.beam_of(MOST_DELETED * ef if full[both.LIVE] else ef)
+    beam = room.beam_of((3 * ef // 2 + 1 if stop else ef) * (MOST_DELETED if full[both.LIVE] else 1))
     state = room.state
     top_scores, top_rows = np.empty(k, np.float32), np.empty(k, np.int64)
     while True:

@@ -145,23 +145,23 @@ def _put(beam, address, size, room, key):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def widen(beam, spill, ef, state):  # type: ignore[no-untyped-def]
-    """Fill the beam up to `ef` with the best rows that found no room before."""
+def widen(beam, spill, room, state):  # type: ignore[no-untyped-def]
+    """Fill the beam up to `room` with the best rows that found no room before."""
     address = beam.ctypes.data
     size = state[SIZE]
     kept = 0
     for i in range(state[SPILLED]):
         key = spill[i]
-        if size == ef:
-            last = beam[ef - 1]
+        if size == room:
+            last = beam[room - 1]
             if key <= last:
                 spill[kept] = key
                 kept += 1
                 continue
             spill[kept] = last
             kept += 1
-        _put(beam, address, size, ef, key)
-        size = min(size + 1, ef)
+        _put(beam, address, size, room, key)
+        size = min(size + 1, room)
     state[SIZE], state[SPILLED] = size, kept
     at = 0
     while at < size and beam[at] & EXPANDED:
@@ -170,8 +170,8 @@ def widen(beam, spill, ef, state):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def advance(graph, prefix, dims, ef, beam, spill, seen, table, state, deadline):  # type: ignore[no-untyped-def]
-    """Expand rows until all of a beam of `ef` are expanded; keep what falls out if `spill` has room."""
+def advance(graph, prefix, dims, ef, room, beam, spill, seen, table, state, deadline):  # type: ignore[no-untyped-def]
+    """Expand rows until the best `ef` of a beam of `room` are; keep what falls out if `spill` has room."""
     codes, code_bytes = graph[CODES], graph[CODE_BYTES]
     lines = (2 * dims + _LINE - 1) // _LINE
     degree = graph[BASE_DEGREE]
@@ -180,7 +180,7 @@ def advance(graph, prefix, dims, ef, beam, spill, seen, table, state, deadline):
     keep = len(spill) > 0
     size, at, count, mask, spilled = state[SIZE], state[NEXT], state[SEEN], state[MASK], state[SPILLED]
     hops = 0
-    while at < size:
+    while at < min(size, ef):
         hops += 1
         if deadline > 0 and hops & _LOOK == 0 and nanoseconds() > deadline:
             state[LATE] = 1
@@ -215,15 +215,15 @@ def advance(graph, prefix, dims, ef, beam, spill, seen, table, state, deadline):
                 _ask(codes + fresh[i + _AHEAD] * code_bytes, lines)
             score = dot_bf16(codes + fresh[i] * code_bytes, prefix, dims)
             key = (ordered(score) << 32) | (fresh[i] << ROW_SHIFT)
-            if size == ef:
+            if size == room:
                 last = beam[size - 1]
                 if keep:
                     spill[spilled] = min(last, key)
                     spilled += 1
                 if key <= last:
                     continue
-            lowest = min(lowest, _put(beam, address, size, ef, key))
-            size = min(size + 1, ef)
+            lowest = min(lowest, _put(beam, address, size, room, key))
+            size = min(size + 1, room)
         state[DISTANCES] += new
         at = min(at, lowest)
         while at < size and beam[at] & EXPANDED:
@@ -242,25 +242,28 @@ def is_live(live, row):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def settle(graph, prefix, dims, ef, live, beam, spill, seen, table, state, deadline):  # type: ignore[no-untyped-def]
+def settle(graph, prefix, dims, ef, more, live, beam, spill, seen, table, state, deadline):  # type: ignore[no-untyped-def]
     """Advance until the beam holds `ef` rows that may be found, or has no room for as many others.
 
-    `spill` must have room where not all rows may be found.
+    With `more`, it also keeps half as many again, which were met and not expanded. `spill` must have
+    room where the beam may become wider: with `more`, and where not all rows may be found.
     """
     width = max(ef, state[WIDTH])
+    widest = 2 * len(beam) // 3 if more else len(beam)
     while True:
+        room = width + width // 2 if more else width
         if 0 < state[WIDTH] < width:
-            widen(beam, spill, width, state)
+            widen(beam, spill, room, state)
         state[WIDTH] = width
-        advance(graph, prefix, dims, width, beam, spill, seen, table, state, deadline)
+        advance(graph, prefix, dims, width, room, beam, spill, seen, table, state, deadline)
         if not live or state[FULL] or state[LATE] or state[SIZE] < width:
             return
         missing = ef
-        for i in range(state[SIZE]):
+        for i in range(min(state[SIZE], width)):
             missing -= is_live(live, row_of(beam[i]))
-        if missing <= 0 or width == len(beam):
+        if missing <= 0 or width >= widest:
             return
-        width = min(width + 2 * missing, len(beam))
+        width = min(width + 2 * missing, widest)
 
 
 @njit(nogil=True, cache=True)
@@ -269,5 +272,5 @@ def walk(graph, prefix, dims, ef, live, beam, spill, seen, table, state, deadlin
     started = nanoseconds()
     state[:] = 0
     begin(graph, prefix, dims, beam, seen, table, state)
-    settle(graph, prefix, dims, ef, live, beam, spill, seen, table, state, deadline)
+    settle(graph, prefix, dims, ef, False, live, beam, spill, seen, table, state, deadline)
     state[COARSE_NS] = nanoseconds() - started

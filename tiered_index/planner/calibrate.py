@@ -342,7 +342,7 @@ def _stop_plans(subject: Subject, k: int) -> Iterator[Plan]:
         if ef <= subject.widest_walk:
             for stop in STOPS:
                 yield Plan(
-                    strategy="graph", prefix_dim=subject.width, ef=ef, candidates=2 * ef, early_stop=stop
+                    strategy="graph", prefix_dim=subject.width, ef=ef, candidates=3 * ef, early_stop=stop
                 )
 
 
