@@ -1,0 +1,1 @@
+"""For ann-benchmarks and VIBE, which share the interface ``BaseANN``."""

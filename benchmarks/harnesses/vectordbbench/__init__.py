@@ -1,0 +1,1 @@
+"""For VectorDBBench: the client and its two configurations."""

@@ -1,0 +1,50 @@
+"""The package itself, with its defaults."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import tiered_index as ti
+from benchmarks.peers import Peer, Searcher, Setting, Vectors, widths
+
+
+class Adapter(Peer):
+    """An index folder; prefixes in memory, full vectors mapped."""
+
+    PACKAGE = "tiered-index"
+    BUILT_WITH: ClassVar[Setting] = {}
+    WRITE = "add() of one row: a durable commit"
+
+    def settings(self, k: int, rows: int) -> list[Setting]:  # noqa: ARG002
+        """Return beams with as many candidates, and the default plan between the narrow and the wide."""
+        narrow, wide = widths(k, 24, 32, 48, 64, 96), widths(k, 160, 256, 384)
+        return [*map(_plan, narrow), {}, *map(_plan, wide)]
+
+    def build(self, vectors: Vectors) -> None:
+        """Ingest the rows."""
+        ti.ingest(vectors, self.folder / "index.tidx", progress=False)
+
+    def open(self, *, mapped: bool) -> None:  # noqa: ARG002 - it is mapped always
+        """Open the index."""
+        self._index = ti.open(self.folder / "index.tidx")
+
+    def searcher(self, k: int, **setting: Any) -> Searcher:
+        """Return the index's search."""
+        index = self._index
+        return lambda query: index.search(query, k, **setting).ids
+
+    def many(self, queries: Vectors, k: int, **setting: Any) -> Any:
+        """Search all queries in one call."""
+        return self._index.search(queries, k, **setting).ids
+
+    def write(self, row: int, vector: Vectors) -> None:
+        """Add a row."""
+        self._index.add([row], vector[None])
+
+    def close(self) -> None:
+        """Close the index."""
+        self._index.close()
+
+
+def _plan(width: int) -> Setting:
+    return {"ef": width, "candidates": width}
