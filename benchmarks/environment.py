@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("tiered-index", "faiss-cpu", "numpy", "pyarrow", "numkong")
+PACKAGES = ("tiered-index", "faiss-cpu", "numba", "numpy", "pyarrow", "numkong")
 
 
 def facts() -> dict[str, object]:

@@ -13,9 +13,11 @@ the full vectors live on disk, once, in plain Parquet that is mapped in place, a
 
 How the parts depend on each other, each only on those to its right::
 
-    index, ingest -> search, exact, results -> storage -> coarse, full -> validate -> config, errors
+    index, ingest -> ask, explain -> planning, calibration -> search, exact, results -> storage
+        -> coarse, full -> compiled, planner, validate -> config, errors
 
-``planner`` is given numbers and knows none of the tiers. ``coarse`` alone knows FAISS.
+``planner`` is given numbers and knows none of the tiers. ``coarse`` alone knows FAISS, ``compiled`` alone
+Numba.
 """
 
 from __future__ import annotations

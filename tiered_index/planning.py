@@ -260,7 +260,7 @@ class Planning:
 def _limits(
     budget: Budget, prediction: Prediction | None, chooser: Chooser | None, queries: int, started_ns: int
 ) -> Limits:
-    cold = chooser is not None and chooser.feedback.state().cold_share >= 0.5
+    cold = chooser is not None and chooser.feedback.state().cold_share > 0.0
     if budget.latency_ms is None:
         return Limits(cold=cold)
     after_ns = _AFTER_COLD_NS if cold else _AFTER_NS
