@@ -331,6 +331,8 @@ def _at_k(
     if known.any():
         narrower = np.interp(np.log(efs * ks[above - 1] / k), np.log(efs[known]), misses[0][known])
         recall[alone], error[alone] = (1.0 - np.exp(narrower))[alone], low[1][alone]
+        if (between := known & (high[0] >= 0.0)).any():  # a wider beam is known to reach no more
+            recall[alone] = np.minimum(recall[alone], recall[between][0])
     recall[~known | ((high[0] < 0.0) & ~alone)] = -1.0
     return recall, error
 
