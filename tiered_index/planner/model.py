@@ -35,7 +35,7 @@ MISSES_PER_ROWS = 0.3
 """Exponent with which misses grow with rows: .031 at 250,000 and .048 at 1,000,000, at an equal plan."""
 
 TIME_PER_DOUBLING = 0.06
-"""Share by which a walk grows when rows double: 329 us at 250,000 and 363 us at 1,000,000, at an equal plan."""
+"""Share by which a walk grows when rows double: 329 us at 250,000, 363 us at 1,000,000, at an equal plan."""
 
 _LEAST_MISS = 1e-4
 _SLACK = 1.1
