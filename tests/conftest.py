@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from tiered_index.testing import matryoshka_vectors
 DIM = 64
 ROWS = 1_000
 
-settings.register_profile("default", deadline=None, max_examples=50)
-settings.load_profile("default")
+# The same examples every time, so that a commit passes or fails for everyone;
+# HYPOTHESIS_PROFILE=explore seeks new ones.
+settings.register_profile("default", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=50)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiered_index.config import Budget
-from tiered_index.planner.choose import FLOOR_ERRORS, UNBOUNDED, Chooser, choose, front, totals
+from tiered_index.planner.choose import FLOOR_ERRORS, Chooser, choose, front, totals
 from tiered_index.planner.feedback import MAX_FACTOR, Drift, Feedback, State
-from tiered_index.planner.model import Options, Times, options
+from tiered_index.planner.model import UNBOUNDED, Options, Times, options
 from tiered_index.planner.plan import EXACT, Plan
 
 from .synthetic import ROWS, calibration

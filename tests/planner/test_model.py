@@ -7,7 +7,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tiered_index.config import Budget
@@ -286,6 +286,7 @@ def test_where_cold_reads_could_not_be_measured_they_count_as_hot() -> None:
 
 
 @settings(max_examples=40)
+@example(seed=0, k=1, floor=0.5, exponent=0.5)  # a scan beats a graph that alone ends at the deadline
 @given(SEEDS, st.sampled_from([1, 7, 10, 100]), st.floats(0.3, 0.99), st.floats(-2.0, 2.0))
 def test_no_dropped_plan_would_have_been_chosen(seed: int, k: int, floor: float, exponent: float) -> None:
     made, state = calibration(seed), State(1.0, 1.0, 0.0)

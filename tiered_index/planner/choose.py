@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 from tiered_index.config import Budget
 from tiered_index.planner.expect import Expectation
 from tiered_index.planner.feedback import Drift, Feedback, State
-from tiered_index.planner.model import Calibration, Options, Quantiles, Times, added, options
+from tiered_index.planner.model import Calibration, Options, Quantiles, Times, added, options, to_deadline
 from tiered_index.planner.plan import Plan
 
 FLOOR_ERRORS = 0.5
 """Standard errors of the measured recall by which a prediction must pass the floor, so that it is kept on
 queries that were not seen."""
-
-UNBOUNDED = 1.3
-"""Times of scans and exact searches count so much more: nothing ends them at the deadline."""
 
 _ROWS_GRAIN = 0.05
 _KEPT = 1_024
@@ -150,8 +147,7 @@ def choose(found: Options, state: State, budget: Budget) -> Choice:
     sure = found.recall - FLOOR_ERRORS * found.error
     fits = np.full(len(mean), True)
     if budget.latency_ms is not None:
-        patient = np.array([plan.strategy != "graph" for plan in found.plans])
-        fits = np.where(patient, high * UNBOUNDED, high) <= budget.latency_ms
+        fits = to_deadline(found.plans, high) <= budget.latency_ms
     reaches = np.full(len(mean), True) if budget.min_recall is None else sure >= budget.min_recall
     if budget.min_recall is not None and (fits & reaches).any():
         best = int(np.where(fits & reaches, mean, np.inf).argmin())

@@ -38,6 +38,9 @@ TIME_PER_DOUBLING = 0.06
 """Share by which a walk grows when rows double: 329 us at 250,000, 363 us at 1,000,000, at an equal plan."""
 
 _LEAST_MISS = 1e-4
+UNBOUNDED = 1.3
+"""Times of scans and exact searches count so much more: nothing ends them at the deadline."""
+
 _SLACK = 1.1
 """Plans this much slower than the best are kept: observed times may put them before it."""
 
@@ -245,14 +248,19 @@ def options(
 
 
 def _worthwhile(found: Options) -> Options:
-    """Drop what others beat clearly, in mean and in p99, at equal or higher recall."""
+    """Drop what others beat clearly at equal or higher recall, by every time that choosing looks at."""
     total = added(found.coarse, found.rescore, found.rest)
+    mean, high = total[:, 0], total[:, 3]
     kept = np.array([plan.strategy == "exact" for plan in found.plans])
-    for column in (0, 3):
-        order = np.lexsort((total[:, column], -found.recall))
-        fastest = np.minimum.accumulate(total[order, column])
-        kept[order] |= total[order, column] <= fastest * _SLACK
+    for times in (mean, high, to_deadline(found.plans, high)):
+        order = np.lexsort((times, -found.recall))
+        kept[order] |= times[order] <= np.minimum.accumulate(times[order]) * _SLACK
     return found.take(np.flatnonzero(kept))
+
+
+def to_deadline(plans: list[Plan], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the times to hold against a latency budget, of plans whose p99 is `high`."""
+    return high * [1.0 if plan.strategy == "graph" else UNBOUNDED for plan in plans]
 
 
 def _reading(calibration: Calibration, cold_share: float) -> Reading:
