@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tiered_index as ti
+from tiered_index.coarse._faiss import LINE_BYTES
 from tiered_index.coarse.prefix_graph import GRAPH_MIN_ROWS, SCAN_ROWS_PER_EF, CoarseBuilder, CoarseTier
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
@@ -69,7 +70,6 @@ def test_a_walk_finds_what_a_scan_finds(path: Path, asked: np.ndarray, dim: int)
 
 def test_faiss_itself_reads_the_file(path: Path, asked: np.ndarray) -> None:
     theirs = faiss.read_index(str(path))
-    assert isinstance(theirs, faiss.IndexHNSWSQ)
     _, rows = theirs.search(asked, 10, params=faiss.SearchParametersHNSW(efSearch=100))
     tier = CoarseTier.open(str(path), WIDTH, ROWS)
     assert rows.tolist() == tier.search(asked, 100, 10).rows.tolist()
@@ -82,6 +82,15 @@ def test_codes_and_links_are_views_of_the_file(path: Path, asked: np.ndarray) ->
     for flat, graph in tier._views.values():
         assert not flat.codes.is_owned
         assert not graph.hnsw.neighbors.is_owned
+
+
+@pytest.mark.parametrize("rows", range(GRAPH_MIN_ROWS, GRAPH_MIN_ROWS + 6))
+def test_codes_of_a_graph_begin_with_a_cache_line(tmp_path: Path, prefixes: np.ndarray, rows: int) -> None:
+    file = tmp_path / "coarse.faiss"
+    build(file, prefixes[:rows])
+    tier = CoarseTier.open(str(file), WIDTH, rows)
+    assert tier.codes().ctypes.data % LINE_BYTES == 0
+    np.testing.assert_array_equal(tier.codes(), CoarseBuilder.encode(prefixes[:rows]))
 
 
 def test_few_rows_get_no_graph(tmp_path: Path, prefixes: np.ndarray, asked: np.ndarray) -> None:

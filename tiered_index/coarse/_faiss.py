@@ -6,6 +6,10 @@ dimensions of the same codes: a scalar quantizer of dimension d whose ``code_siz
 the whole code steps over the rest, and a graph over it walks the same links. Codes and links of a
 mapped file are assigned as views, so a view costs no memory.
 
+Codes of a graph begin at a multiple of a cache line in the file, and so in memory when it is mapped: a
+walk over codes that lie across lines took 1.2 times as long. FAISS's format has no room to choose where,
+so two transforms that do nothing, and levels that no node reaches, move them.
+
 Graphs are built on bf16 codes directly: on 250,000 prefixes of 256 dimensions that took as long as
 building on float32 (33.7 s against 37.4 s) in half the memory, and the recall was the same.
 """
@@ -24,6 +28,8 @@ from numpy.typing import NDArray
 from tiered_index.errors import CorruptIndexError
 
 CODE_BYTES_PER_DIM = 2
+LINE_BYTES = 64
+_INT_BYTES = 4
 _WRITE_BYTES = 1 << 22
 _BF16 = faiss.ScalarQuantizer.QT_bf16
 _INNER_PRODUCT = faiss.METRIC_INNER_PRODUCT
@@ -86,12 +92,32 @@ def write(index: Any, sink: Callable[[bytes], object]) -> None:
     FAISS's own path writer has reported success on a full disk; a Python sink raises.
     """
 
+    if is_graph(index):
+        index = _aligned(index)
+    _serialise(index, sink)
+
+
+def _serialise(index: Any, sink: Callable[[bytes], object]) -> None:
     def write_all(data: bytes) -> int:
         sink(data)
         return len(data)
 
     # Not FAISS's BufferedIOWriter: its last write is its destructor's, where an error ends the process.
     faiss.write_index(index, faiss.PyCallbackIOWriter(write_all, _WRITE_BYTES))
+
+
+def _aligned(graph: Any) -> Any:
+    """Return what to write instead of a graph, so that its codes, the last of the file, are aligned."""
+    # The file has one odd byte in each index's header: with four of them what precedes is even.
+    whole = faiss.IndexPreTransform(faiss.IndexPreTransform(graph))
+    whole.is_trained = True
+    sizes: list[int] = []
+    _serialise(whole, lambda data: sizes.append(len(data)))
+    before = sum(sizes) - codes_of(graph).codes.size()
+    levels = graph.hnsw.cum_nneighbor_per_level
+    for _ in range(-before % LINE_BYTES // _INT_BYTES):
+        levels.push_back(levels.at(levels.size() - 1) + graph.hnsw.nb_neighbors(1))
+    return whole
 
 
 def read_mapped(path: str) -> Any:
@@ -106,6 +132,9 @@ def read_mapped(path: str) -> Any:
         index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
     except (RuntimeError, MemoryError) as error:
         raise CorruptIndexError(f"{path}: FAISS cannot read it: {error}") from error
+    while isinstance(index, faiss.IndexPreTransform):
+        outer, index = index, faiss.downcast_index(index.index)
+        index.referenced_objects = [outer]
     storage = codes_of(index)
     if storage.sq.qtype != _BF16 or index.metric_type != _INNER_PRODUCT:
         raise CorruptIndexError(f"{path}: not bf16 codes under the inner product")
