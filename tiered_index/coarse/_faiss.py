@@ -91,7 +91,6 @@ def write(index: Any, sink: Callable[[bytes], object]) -> None:
 
     FAISS's own path writer has reported success on a full disk; a Python sink raises.
     """
-
     if is_graph(index):
         index = _aligned(index)
     _serialise(index, sink)
