@@ -171,13 +171,14 @@ class ParquetRows:
         self._mapped.check()
         groups, which = np.unique(rows >> _GROUP_SHIFT, return_inverse=True)
         try:
-            # A reader of its own: two threads in one of Arrow's read_row_groups crashed
+            # A reader of its own: two threads in one of Arrow's read_row_groups crashed. And no threads of
+            # Arrow's: one that lets go of Python's buffer while the process ends aborts it.
             reader = pq.ParquetFile(
                 pa.BufferReader(pa.py_buffer(self._mapping)),
                 metadata=self._parquet.metadata,
                 page_checksum_verification=True,
             )
-            table = reader.read_row_groups(groups.tolist(), columns=list(names))
+            table = reader.read_row_groups(groups.tolist(), columns=list(names), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise CorruptIndexError(f"{self.path}: cannot be read: {error}") from error
         last = len(self._bases) - 1
