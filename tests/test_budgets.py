@@ -336,7 +336,7 @@ def test_floors_are_kept_where_faiss_walks(folder: Path, data: Data, tmp_path: P
         "from tiered_index.testing import recall_at_k\n"
         "data = np.load(sys.argv[2])\n"
         "index = ti.open(sys.argv[1])\n"
-        "assert index._current.get().road is None\n"
+        "assert index._current.get().scope.road is None\n"
         "before = index.explain(min_recall=0.9).basis\n"
         "index.calibrate(data['asked'], (1, 10))\n"
         "out = {}\n"

@@ -107,7 +107,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 def index(data: tuple, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ti.Index]:
     with ti.open(tmp_path_factory.mktemp("one") / "g.tidx", DIM, prefix_dim=PREFIX_DIM) as index:
         index.add(np.arange(ROWS), data[0])
-        assert index._current.get().road is not None
+        assert index._current.get().scope.road is not None
         yield index
 
 
@@ -118,7 +118,7 @@ def thinned(index: ti.Index, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     shutil.copytree(index.path, folder)
     with ti.open(folder, merge_policy=ti.NoMergePolicy()) as index:
         index.delete(np.arange(0, ROWS, 4))
-        assert index._current.get().road is not None
+        assert index._current.get().scope.road is not None
         yield index
 
 
@@ -163,9 +163,9 @@ def walked_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[ti.Index, str], None
     def switch(index: ti.Index, name: str) -> None:
         if name == "faiss":
             snapshot = index._current.get()
-            monkeypatch.setattr(snapshot, "road", None)
+            monkeypatch.setattr(snapshot, "scope", snapshot.scope._replace(road=None))
             for live in snapshot.segments:
-                monkeypatch.setattr(live.segment.coarse, "_fields", None)
+                monkeypatch.setattr(live.segment.coarse, "fields", None)
 
     return switch
 
@@ -286,7 +286,7 @@ def assert_walks_alike(tier: CoarseTier, prefixes: np.ndarray, ef: int, count: i
 @pytest.mark.parametrize("ef", [1, 10, 60, 290])
 def test_the_walk_finds_what_faiss_finds(index: ti.Index, data: tuple, ef: int, prefix_dim: int) -> None:
     tier = graph_of(index)
-    assert tier._fields[-1] >= 1  # there are levels to descend
+    assert tier.fields[-1] >= 1  # there are levels to descend
     assert_walks_alike(tier, unit(data[1][:, :prefix_dim]), ef, ef)
     assert_walks_alike(tier, unit(data[1][:10, :prefix_dim]), ef, -(-ef // 3))
 
@@ -304,7 +304,7 @@ def test_the_walk_at_any_width(
 
 
 def test_the_walk_among_rows_that_are_left(thinned: ti.Index, data: tuple) -> None:
-    (part,) = thinned._current.get().parts
+    (part,) = thinned._current.get().scope.parts
     for query in unit(data[1][:, :PREFIX_DIM]):
         found = part.tier.search(query[None], 100, 80, among=part.among)
         assert found.rows.shape == (1, 80)
@@ -315,10 +315,12 @@ def test_the_walk_among_rows_that_are_left(thinned: ti.Index, data: tuple) -> No
 @pytest.mark.parametrize("ef", [30, 97, 250])
 @pytest.mark.parametrize("k", [1, 10, 25])
 def test_a_widened_walk_ends_where_a_wide_one_does(index: ti.Index, data: tuple, k: int, ef: int) -> None:
-    road = index._current.get().road
+    road = index._current.get().scope.road
     for query in data[1]:
         prefix = unit(query[:PREFIX_DIM])
-        fixed, widened = (road.answer(prefix, query, k, ef, 4 * ef, stop=stop) for stop in (0.0, 1e9))
+        fixed, widened = (
+            road.answer(prefix, query, k, ef, 4 * ef, scan=False, stop=stop) for stop in (0.0, 1e9)
+        )
         assert fixed.rows_read == ef
         assert widened.distances == fixed.distances
         # it rescores half as many rows again, and those that better ones pushed out
@@ -339,12 +341,12 @@ def test_a_widened_walk_among_deleted_rows(thinned: ti.Index, data: tuple) -> No
 
 
 def test_many_results_are_kept_in_order(index: ti.Index, data: tuple) -> None:
-    road, ef = index._current.get().road, 700
+    road, ef = index._current.get().scope.road, 700
     for query in data[1][:5]:
         prefix = unit(query[:PREFIX_DIM])
-        rows = engine.walk(graph_of(index)._fields, prefix, ef)[0]
+        rows = engine.walk(graph_of(index).fields, prefix, ef)[0]
         order, scores = exact_top_k(data[0][rows], query[None], engine.MAX_K)
-        found = road.answer(prefix, query, engine.MAX_K, ef, ef)
+        found = road.answer(prefix, query, engine.MAX_K, ef, ef, scan=False)
         assert_alike((found.rows, found.scores), (rows[order[0]], scores[0]))
 
 
@@ -353,7 +355,7 @@ def test_a_small_visited_table_grows(index: ti.Index, data: tuple) -> None:
 
     def answers() -> list[Any]:
         hits = [ask(index, query, 10, plan) for plan in plans for query in data[1][:8]]
-        walks = [engine.walk(graph_of(index)._fields, unit(q[:PREFIX_DIM]), 290)[0] for q in data[1][:8]]
+        walks = [engine.walk(graph_of(index).fields, unit(q[:PREFIX_DIM]), 290)[0] for q in data[1][:8]]
         return [hit.addresses.tolist() for hit in hits] + [rows.tolist() for rows in walks]
 
     def with_little_room() -> list[Any]:
@@ -427,7 +429,7 @@ def test_results_are_those_of_the_oracle(tmp_path: Path, data: tuple, metric: st
             truth, scores = exact_top_k(vectors[alive].astype(dtype), queries, 10, metric)
             expected = [[f"row {i}" for i in rows[best]] for best in truth]
             compiled = [index.search(query, ef=140) for query in queries]
-            assert index._current.get().road is not None
+            assert index._current.get().scope.road is not None
             assert all(result.stats.distances for result in compiled)
             assert recall_at_k([r.ids for r in compiled], expected) >= 0.97
             for result, best, query in zip(compiled, scores, queries, strict=True):
@@ -437,7 +439,8 @@ def test_results_are_those_of_the_oracle(tmp_path: Path, data: tuple, metric: st
                 assert_alike((found, result.scores), (np.array(found)[order[0]], exact[0]), TOLERANCE[dtype])
             if not len(dead):
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(index._current.get(), "road", None)
+                    snapshot = index._current.get()
+                    patch.setattr(snapshot, "scope", snapshot.scope._replace(road=None))
                     plain = [index.search(query, ef=140) for query in queries]
                 for a, b in zip(compiled, plain, strict=True):
                     assert_alike((a.ids, a.scores), (b.ids, b.scores), TOLERANCE[dtype])
@@ -462,7 +465,7 @@ def test_k_live_rows_where_all_near_ones_are_deleted(index: ti.Index, data: tupl
     truth, _ = exact_top_k(data[0][alive], query[None], 10)
     with ti.open(tmp_path / "g.tidx", merge_policy=ti.NoMergePolicy()) as holed:
         holed.delete(near[0])
-        assert holed._current.get().road is not None
+        assert holed._current.get().scope.road is not None
         found = holed.search(query).ids
         assert len(set(found.tolist()) & set(alive.tolist())) == 10
         assert recall_at_k(found, alive[truth[0]]) >= 0.8
@@ -473,7 +476,7 @@ def test_a_graph_beside_a_segment_without_live_rows(data: tuple, tmp_path: Path)
     with ti.open(folder, DIM, prefix_dim=PREFIX_DIM, merge_policy=ti.NoMergePolicy()) as index:
         index.add(np.arange(100), data[0][:100])
         index.add(np.arange(100, SMALL_ROWS), data[0][100:SMALL_ROWS])
-        assert index._current.get().road is None
+        assert index._current.get().scope.road is None
         index.delete(np.arange(100))
         truth, _ = exact_top_k(data[0][100:SMALL_ROWS], data[1], 10)
         found = [index.search(query, ef=140) for query in data[1]]
@@ -486,7 +489,7 @@ def test_several_segments_are_walked_one_by_one(
 ) -> None:
     truth, _ = exact_top_k(data[0], data[1], 10)
     found = [split.search(query) for query in data[1]]
-    assert split._current.get().road is None
+    assert split._current.get().scope.road is None
     assert {(r.stats.parts_walked, r.stats.parts_scanned) for r in found} == {(2, 1)}
     assert recall_at_k([result.ids for result in found], truth) >= 0.99
     walked_by(split, "faiss")
@@ -505,9 +508,16 @@ def test_deleted_rows_of_several_segments_are_never_found(split_thinned: ti.Inde
 
 
 def test_many_results_are_left_to_the_generic_path(index: ti.Index, data: tuple) -> None:
-    road = index._current.get().road
-    assert [road.takes(k, 100) for k in (0, 1, engine.MAX_K, engine.MAX_K + 1)] == [False, True, True, False]
-    assert [road.takes(10, ef) for ef in (299, ROWS // SCAN_ROWS_PER_EF)] == [True, False]
+    road = index._current.get().scope.road
+    assert [road.takes(k, 100, scan=False) for k in (0, 1, engine.MAX_K, engine.MAX_K + 1)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    wide = ROWS // SCAN_ROWS_PER_EF
+    assert [road.takes(10, ef, scan=False) for ef in (wide - 1, wide)] == [True, False]
+    assert not road.takes(10, 100, scan=True)  # of all rows, which FAISS does
     truth, _ = exact_top_k(data[0], data[1][:10], 600)
     found = [index.search(query, 600) for query in data[1][:10]]
     assert {result.plan.strategy for result in found} == {"scan"}
@@ -668,7 +678,7 @@ def test_without_numba_faiss_walks(index: ti.Index, data: tuple, tmp_path: Path)
         "sys.meta_path.insert(0, Missing())\n"
         "import numpy as np, tiered_index as ti\n"
         "index = ti.open(sys.argv[1], mode='r')\n"
-        "assert index._current.get().road is None\n"
+        "assert index._current.get().scope.road is None\n"
         "result = index.search(np.load(sys.argv[2]))\n"
         "print(json.dumps([result.ids.tolist(), result.scores.tolist(), result.plan.strategy]))"
     )
@@ -699,7 +709,7 @@ def test_a_file_cut_while_open(
 def test_a_closed_index(index: ti.Index, data: tuple) -> None:
     again = ti.open(index.path, mode="r")
     snapshot = again._current.get()
-    assert snapshot.road is not None
+    assert snapshot.scope.road is not None
     again.close()
     with pytest.raises(ti.IndexClosedError):
         again.search(data[1][0])

@@ -158,9 +158,9 @@ class _Subject:
         self.truth = truth
         self.width = snapshot.config.prefix_dim
         self.rows = snapshot.rows
-        graphs = [part.tier.rows for part in snapshot.parts if part.tier.has_graph]
+        graphs = [part.tier.rows for part in snapshot.scope.parts if part.tier.has_graph]
         self.widest_walk = (max(graphs, default=0) - 1) // SCAN_ROWS_PER_EF - (queries.own is not None)
-        self.stops_early = snapshot.road is not None
+        self.stops_early = snapshot.scope.road is not None
 
     def candidates(
         self, query: int, strategy: Strategy, prefix_dim: int, ef: int
@@ -170,7 +170,7 @@ class _Subject:
         plan = Plan(strategy=strategy, prefix_dim=prefix_dim, ef=ef + extra, candidates=ef + extra)
         one = self._queries[query : query + 1]
         prefixes = prefixes_of(one, prefix_dim, unit=self._snapshot.config.metric == "cosine")
-        found = find_candidates(self._snapshot, prefixes, plan, NO_LIMITS)
+        found = find_candidates(self._snapshot.scope, prefixes, plan, NO_LIMITS)
         addresses = found.addresses[0]
         ms = found.walk_ms or (perf_counter() - began) * 1e3
         if self._own is not None:

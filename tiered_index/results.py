@@ -50,7 +50,8 @@ class Hits(NamedTuple):
     """What the tiers found: addresses in a snapshot, shape (n, k), int64, and scores, float32.
 
     `late`: the deadline came first. `margin`: standard deviations between the k-th best score and what was
-    rescored last.
+    rescored last. `missed`: how many of the best k are expected among the candidates that were not rescored,
+    where the plan asks for that.
     """
 
     addresses: NDArray[np.int64]
@@ -59,6 +60,7 @@ class Hits(NamedTuple):
     stats: SearchStats
     late: bool = False
     margin: float = 0.0
+    missed: float = 0.0
 
 
 class SearchResult:

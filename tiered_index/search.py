@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from time import perf_counter, perf_counter_ns
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.full.rescore import Scorer
 from tiered_index.planner.plan import Plan
 from tiered_index.results import Hits, SearchStats
+from tiered_index.storage.scope import Scope
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats, prefixes_of
 
@@ -18,6 +21,9 @@ Addresses = NDArray[np.int64]
 
 MARGIN_ROWS = 16
 """Rows rescored last, which stand for those that would be next."""
+
+_BEFORE_MISSES = 12
+"""Rows beyond k that are rescored before it is asked how many are missed."""
 
 _FIRST_ROWS = 8
 _CHUNK_ROWS = 32
@@ -61,6 +67,7 @@ class _Taken(NamedTuple):
     addresses: Addresses
     scores: Floats
     margin: float
+    missed: float
     late: bool
     rows_read: int
     cold_rows: int
@@ -73,6 +80,7 @@ def search(
     plan: Plan,
     started: float,
     limits: Limits = NO_LIMITS,
+    scope: Scope | None = None,
 ) -> Hits:
     """Answer queries by both tiers.
 
@@ -90,30 +98,33 @@ def search(
         ``perf_counter()`` when the call came in, for the statistics.
     limits : Limits
         What may be spent.
+    scope : Scope, optional
+        Which rows may be found; all by default.
 
     Returns
     -------
     Hits
         Of shape (n, min(k, rows)); fewer where the deadline came before so many were rescored.
     """
-    k = min(k, snapshot.rows)
-    if len(queries) == 1 and snapshot.road is not None and plan.strategy == "graph":
-        hits = _by_road(snapshot, queries, k, plan, started, limits)
+    scope = snapshot.scope if scope is None else scope
+    k = min(k, scope.rows)
+    if len(queries) == 1 and scope.road is not None:
+        hits = _by_road(snapshot, scope, queries, k, plan, started, limits)
         if hits is not None:
             return hits
     coarse_started = perf_counter()
     prefixes = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")
-    found = find_candidates(snapshot, prefixes, plan, limits)
+    found = find_candidates(scope, prefixes, plan, limits)
     rescore_started = perf_counter()
     taken = [
-        _rescore(snapshot, Scorer(query, snapshot.config.dtype), addresses, k, plan.early_stop, limits)
-        for query, addresses in zip(queries, found.addresses, strict=True)
+        _rescore(snapshot, Scorer(query, snapshot.config.dtype), addresses, guesses, k, plan, limits)
+        for query, addresses, guesses in zip(queries, found.addresses, found.scores, strict=True)
     ]
     finished = perf_counter()
     k = min((len(one.addresses) for one in taken), default=k)
     rows_read = sum(one.rows_read for one in taken)
-    if found.scanned == len(snapshot.parts):
-        plan = _scan_of(plan)
+    if found.scanned == len(scope.parts):
+        plan = msgspec.structs.replace(plan, strategy="scan", early_stop=0.0)
     return Hits(
         np.array([one.addresses[:k] for one in taken], np.int64).reshape(len(queries), k),
         np.array([one.scores[:k] for one in taken], np.float32).reshape(len(queries), k),
@@ -123,7 +134,7 @@ def search(
             coarse_ms=(rescore_started - coarse_started) * 1e3,
             rescore_ms=(finished - rescore_started) * 1e3,
             queries=len(queries),
-            parts_walked=len(snapshot.parts) - found.scanned,
+            parts_walked=len(scope.parts) - found.scanned,
             parts_scanned=found.scanned,
             rows_read=rows_read,
             bytes_read=rows_read * snapshot.row_bytes,
@@ -132,19 +143,16 @@ def search(
         ),
         late=found.late or any(one.late for one in taken),
         margin=float(np.mean([one.margin for one in taken])) if taken else 0.0,
+        missed=float(np.mean([one.missed for one in taken])) if taken else 0.0,
     )
 
 
-def _scan_of(plan: Plan) -> Plan:
-    return Plan(strategy="scan", prefix_dim=plan.prefix_dim, ef=plan.ef, candidates=plan.candidates)
-
-
 def _by_road(
-    snapshot: Snapshot, queries: Floats, k: int, plan: Plan, started: float, limits: Limits
+    snapshot: Snapshot, scope: Scope, queries: Floats, k: int, plan: Plan, started: float, limits: Limits
 ) -> Hits | None:
     """Answer one query compiled; None where that is not to be had or found too little."""
-    road = snapshot.road
-    if road is None or not road.takes(k, plan.ef):
+    road, scan = scope.road, plan.strategy == "scan"
+    if road is None or not road.takes(k, plan.ef, scan=scan):
         return None
     prefix = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")[0]
     found = road.answer(
@@ -153,12 +161,15 @@ def _by_road(
         k,
         plan.ef,
         plan.candidates,
+        scan=scan,
         stop=plan.early_stop,
+        few=plan.misses,
         walk_deadline_ns=limits.walk_ns,
         deadline_ns=limits.call_ns,
         cold=limits.cold,
     )
-    enough = k if plan.early_stop else max(k, min(plan.candidates, plan.ef, snapshot.rows) * _ENOUGH)
+    partly = plan.early_stop or plan.misses or scan
+    enough = k if partly else max(k, min(plan.candidates, plan.ef, scope.rows) * _ENOUGH)
     if found.rows_read < enough and not found.late:
         return None  # deleted rows crowd this place, or the graph has parts that the walk did not reach
     return Hits(
@@ -170,8 +181,8 @@ def _by_road(
             coarse_ms=found.coarse_ms,
             rescore_ms=found.rescore_ms,
             queries=1,
-            parts_walked=1,
-            parts_scanned=0,
+            parts_walked=int(not scan),
+            parts_scanned=int(scan),
             rows_read=found.rows_read,
             bytes_read=found.rows_read * snapshot.row_bytes,
             cold_rows=found.cold_rows,
@@ -179,26 +190,28 @@ def _by_road(
         ),
         late=found.late,
         margin=found.margin,
+        missed=found.missed,
     )
 
 
 class Found(NamedTuple):
-    """Addresses of candidates, best first, and what finding them took.
+    """Addresses of candidates and their prefix scores, best first, and what finding them took.
 
     `walk_ms`: the time of the walk where one compiled walk was all there was to do, else 0.
     """
 
     addresses: Addresses
+    scores: Floats
     scanned: int
     distances: int
     late: bool
     walk_ms: float = 0.0
 
 
-def find_candidates(snapshot: Snapshot, prefixes: Floats, plan: Plan, limits: Limits) -> Found:
-    """Find each prefix's candidates in all parts of a snapshot."""
+def find_candidates(scope: Scope, prefixes: Floats, plan: Plan, limits: Limits) -> Found:
+    """Find each prefix's candidates in all parts of a scope."""
     found, scores, scanned, distances, late = [], [], 0, 0, False
-    for part in snapshot.parts:
+    for part in scope.parts:
         best = part.tier.search(
             prefixes,
             plan.ef,
@@ -213,22 +226,32 @@ def find_candidates(snapshot: Snapshot, prefixes: Floats, plan: Plan, limits: Li
         distances += best.distances
         late |= best.late
     if not found:
-        return Found(np.empty((len(prefixes), 0), np.int64), 0, 0, False)
+        none = np.empty((len(prefixes), 0))
+        return Found(none.astype(np.int64), none.astype(np.float32), 0, 0, late=False)
     if len(found) == 1:
-        return Found(found[0], scanned, distances, late, best.walk_ms if snapshot.road else 0.0)
-    order = np.argsort(-np.concatenate(scores, axis=1), axis=1, kind="stable")[:, : plan.candidates]
-    return Found(np.take_along_axis(np.concatenate(found, axis=1), order, axis=1), scanned, distances, late)
+        walk_ms = best.walk_ms if scope.road else 0.0
+        return Found(found[0], scores[0], scanned, distances, late, walk_ms)
+    together = np.concatenate(scores, axis=1)
+    order = np.argsort(-together, axis=1, kind="stable")[:, : plan.candidates]
+    addresses = np.take_along_axis(np.concatenate(found, axis=1), order, axis=1)
+    return Found(addresses, np.take_along_axis(together, order, axis=1), scanned, distances, late)
 
 
 def _rescore(
-    snapshot: Snapshot, scorer: Scorer, addresses: Addresses, k: int, stop: float, limits: Limits
+    snapshot: Snapshot,
+    scorer: Scorer,
+    addresses: Addresses,
+    guesses: Floats,
+    k: int,
+    plan: Plan,
+    limits: Limits,
 ) -> _Taken:
-    """Score candidates exactly, best first, in chunks, until the margin or the deadline is reached."""
+    """Score candidates exactly, best first, in chunks, until the plan's end or the deadline is reached."""
     scores = np.empty(len(addresses), np.float32)
-    done, cold_rows, margin = 0, 0, 0.0
+    done, cold_rows, margin, missed = 0, 0, 0.0, 0.0
     cold, late, advised = limits.cold, False, 0
     while done < len(addresses):
-        patient = done and not limits.call_ns and not stop and not cold
+        patient = done and not limits.call_ns and not plan.early_stop and not plan.misses and not cold
         slow = cold and limits.call_ns  # else what is found must not depend on times
         size = len(addresses) if patient else _CHUNK_ROWS if done and not slow else _FIRST_ROWS
         chunk = addresses[done : done + size]
@@ -248,18 +271,26 @@ def _rescore(
             cold_rows += len(chunk)
         if done < k:
             continue
-        if stop and done >= MARGIN_ROWS:
+        if done == len(addresses):
+            break
+        if plan.early_stop and done >= MARGIN_ROWS:
             margin = _margin(scores[:done], k)
-            if margin >= stop:
+            if margin >= plan.early_stop:
                 break
-        if limits.call_ns and now > limits.call_ns and done < len(addresses):
+        if plan.misses and done >= k + _BEFORE_MISSES:
+            missed = expected_misses(guesses, scores[:done], k)
+            if missed <= plan.misses:
+                break
+        if limits.call_ns and now > limits.call_ns:
             late = True
             break
     scores = scores[:done]
     best = np.argsort(-scores, kind="stable")[:k]
     if done >= MARGIN_ROWS and len(best) == k:
         margin = margin or _margin(scores, k)
-    return _Taken(addresses[:done][best], scores[best], margin, late, done, cold_rows)
+    if done == len(addresses):
+        missed = 0.0
+    return _Taken(addresses[:done][best], scores[best], margin, missed, late, done, cold_rows)
 
 
 def _margin(scores: Floats, k: int) -> float:
@@ -267,3 +298,29 @@ def _margin(scores: Floats, k: int) -> float:
     last = scores[-MARGIN_ROWS:].astype(np.float64)  # squares must not overflow
     kth = np.partition(scores, len(scores) - k)[len(scores) - k]
     return float((kth - last.mean()) / max(float(last.std()), 1e-12))
+
+
+def expected_misses(guesses: Floats, scores: Floats, k: int) -> float:
+    """Return how many of the candidates that were not rescored can be expected among the best k.
+
+    A full score is taken to lie about its regression on the prefix score as those known so far do.
+
+    Parameters
+    ----------
+    guesses : ndarray, shape (n,)
+        Prefix scores of all candidates, best first.
+    scores : ndarray, shape (m,)
+        Full scores of the first m, at least k and 3.
+    k : int
+        Results.
+    """
+    count = len(scores)
+    known, full = guesses[:count].astype(np.float64), scores.astype(np.float64)
+    x, y = known.mean(), full.mean()
+    varied, spread = max(float(known.var()), 1e-12), float(full.var())
+    slope = float(((known - x) * (full - y)).mean()) / varied
+    slope = min(max(slope, 0.0), math.sqrt(spread / varied))
+    rest = math.sqrt(max(spread - slope * slope * varied, 1e-12) * count / (count - 2))
+    kth = np.partition(full, count - k)[count - k]
+    above = (kth - y - slope * (guesses[count:].astype(np.float64) - x)) / rest
+    return float(sum(0.5 * math.erfc(one * math.sqrt(0.5)) for one in above.tolist()))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.coarse import _faiss
+from tiered_index.coarse.selection import Selection
 from tiered_index.compiled import engine
 from tiered_index.errors import CorruptIndexError
 from tiered_index.mapped import MappedFile
@@ -26,43 +27,6 @@ _ADD_ROWS = 32_768
 """Rows that are linked at a time: each call to FAISS prepares a lock for every node there is."""
 
 _parameters = lru_cache(maxsize=256)(_faiss.search_parameters)
-
-
-class Selection:
-    """Rows that may be found, of one segment.
-
-    Parameters
-    ----------
-    selected : ndarray, shape (rows,), bool
-        Which.
-    """
-
-    def __init__(self, selected: NDArray[np.bool_]) -> None:
-        self._selected = selected
-        self._count = int(np.count_nonzero(selected))
-        self._bits = np.packbits(selected, bitorder="little")
-        self._selector = _faiss.row_selector(self._bits)
-        self._by_ef: dict[int | None, Any] = {}
-
-    def wider(self, ef: int) -> int:
-        """Return how wide a beam is that holds other rows too, for `ef` of these."""
-        return ef * len(self._selected) // max(self._count, 1)
-
-    @property
-    def address(self) -> int:
-        """Address of a bit a row, lowest first; valid as long as this object."""
-        return self._bits.ctypes.data
-
-    def of(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which of `rows` are selected."""
-        return self._selected[rows]
-
-    def parameters(self, ef: int | None) -> Any:
-        """Return FAISS's parameters for a walk, or for a scan where `ef` is None."""
-        found = self._by_ef.get(ef)
-        if found is None:
-            found = self._by_ef.setdefault(ef, _faiss.search_parameters(ef, self._selector))
-        return found
 
 
 class Candidates(NamedTuple):
@@ -163,7 +127,10 @@ class CoarseTier:
         self._engine: Any = engine() if self.has_graph else None
         if self._engine is not None and self.rows >= self._engine.MAX_ROWS:
             self._engine = None
-        self._fields = self.graph_fields() if self._engine is not None else None
+        self.fields: Any = None
+        """What the compiled engine knows of the graph, valid as long as the tier; None without one."""
+        if self._engine is not None:
+            self.fields = self._engine.graph_fields(*_faiss.graph_addresses(index))
 
     @classmethod
     def open(cls, path: str, prefix_dim: int, rows: int) -> CoarseTier:
@@ -202,10 +169,6 @@ class CoarseTier:
         self.check()
         return _faiss.codes_array(self._index)
 
-    def graph_fields(self) -> Any:
-        """Return what the compiled walk needs to know of the graph, valid as long as the tier."""
-        return self._engine.graph_fields(*_faiss.graph_addresses(self._index))
-
     def search(
         self,
         prefixes: NDArray[np.float32],
@@ -238,13 +201,13 @@ class CoarseTier:
         if not len(prefixes):
             return Candidates(np.empty((0, count), np.int64), np.empty((0, count), np.float32), False, 0)
         ef = max(ef, count)
-        among_all = ef if among is None else among.wider(ef)
-        if self._fields is not None and len(prefixes) == 1 and not self._scans(among_all, scan):
-            found = self._walk(prefixes, ef, count, among, deadline_ns)
+        scans = self._scans(ef if among is None else among.wider(ef), scan)
+        if self.fields is not None and len(prefixes) == 1 and not (scans and among is None):
+            found = self._by_engine(prefixes[0], ef, count, among, deadline_ns, scan=scans)
             if found is not None:
                 return found
         flat, graph = self._view(prefixes.shape[1])
-        if graph is not None and not self._scans(among_all, scan):
+        if graph is not None and not scans:
             parameters = _parameters(ef) if among is None else among.parameters(ef)
             rows, scores = _faiss.search(graph, prefixes, count, parameters)
             if rows[:, -1].min() >= 0:
@@ -257,20 +220,24 @@ class CoarseTier:
     def _scans(self, ef: int, scan: bool) -> bool:
         return scan or not self.has_graph or self.rows <= SCAN_ROWS_PER_EF * ef
 
-    def _walk(
-        self, prefixes: NDArray[np.float32], ef: int, count: int, among: Selection | None, deadline_ns: int
+    def _by_engine(
+        self,
+        prefix: NDArray[np.float32],
+        ef: int,
+        count: int,
+        among: Selection | None,
+        deadline_ns: int,
+        *,
+        scan: bool,
     ) -> Candidates | None:
-        """Walk compiled; None if fewer than `count` rows were found, and not for want of time."""
-        live = 0 if among is None else among.address
+        """Walk, or scan selected rows; None if fewer than `count` were found, and not for want of time."""
+        settings = {} if among is None else among.settings(scan=scan)
         rows, scores, distances, late, ms = self._engine.walk(
-            self._fields, prefixes[0], ef, live, deadline_ns
+            self.fields, prefix, count if scan else ef, deadline_ns=deadline_ns, **settings
         )
-        if among is not None:
-            kept = among.of(rows)
-            rows, scores = rows[kept], scores[kept]
         if len(rows) < count and not late:
             return None
-        return Candidates(rows[None, :count], scores[None, :count], False, distances, late, ms)
+        return Candidates(rows[None, :count], scores[None, :count], scan, distances, late, ms)
 
     def close(self) -> None:
         """Let go of the file; the mapping stays until the tier goes."""

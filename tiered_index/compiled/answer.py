@@ -8,9 +8,16 @@ With early stopping the walk begins narrow and is widened while it pays; half as
 holds, met on the way, are rescored too. What remains to be found lies below what was rescored last, so the
 walk ends when the k-th best score stands `stop` standard deviations above that. A random forest over
 twenty features of the score profile needed as many candidates as this one number.
+
+Among the rows of a filter scores lie otherwise, the more so the less the filter has to do with the query.
+There full scores are regressed on prefix scores as they are read, and rescoring ends when few of the
+candidates that remain can be expected among the best k: at 0.25 of ten, recall was 0.97 to 0.99 of what
+the candidates held under eleven filters of 250,000 sentences, and the rows read 86 to 174 on average.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numba import njit
@@ -22,8 +29,10 @@ from tiered_index.compiled.operations import (
     load_i64,
     nanoseconds,
     prefetch,
+    real,
     will_need,
 )
+from tiered_index.compiled.scan import rank, scan
 from tiered_index.compiled.walk import (
     COARSE_NS,
     COLD,
@@ -35,7 +44,6 @@ from tiered_index.compiled.walk import (
     SCORED,
     SIZE,
     begin,
-    is_live,
     row_of,
     settle,
 )
@@ -49,12 +57,15 @@ DIM = 4
 HALF = 5  # whether numbers are float16
 NORMS = 6  # address of one over each row's length, float32, or 0
 DESCRIPTOR = 7
-LIVE = 8  # address of a bit a row, lowest first, or 0 if all may be found
-FULL_FIELDS = 9
 
 WINDOW = 16
 """Rows that stand for what would be rescored next. 8 and 32 did as well or worse at recall 0.95."""
 
+SUMS = 5
+"""Of prefix scores, full scores, and their products."""
+
+_SAMPLED = 32
+_ROOT_HALF = math.sqrt(0.5)
 _CHUNK = 4  # rows between looks at the clock
 _WAITED_NS = 10_000  # a row that is waited for takes more; from memory one takes about 300
 _ASKED_NS = 1_500  # asking for a row takes 3,000 if it is on disk, 500 if it is in memory
@@ -108,7 +119,9 @@ def _keep(score, row, k, found, top_scores, top_rows):  # type: ignore[no-untype
 
 
 @njit(nogil=True, cache=True)
-def rescore(full, query, k, beam, last, limit, recent, top_scores, top_rows, found, state, deadline):  # type: ignore[no-untyped-def]
+def rescore(  # type: ignore[no-untyped-def]
+    full, query, k, beam, last, limit, recent, sums, top_scores, top_rows, found, state, deadline
+):
     """Score the rows of ``beam[:last]`` that are not scored yet, at most `limit` in all; return found."""
     looked = nanoseconds()
     in_chunk = 0
@@ -120,8 +133,6 @@ def rescore(full, query, k, beam, last, limit, recent, top_scores, top_rows, fou
             continue
         row = row_of(key)
         beam[i] = key | SCORED
-        if not is_live(full[LIVE], row):
-            continue
         if state[ROWS_READ] == limit:
             break
         if i + 1 < last:
@@ -130,6 +141,12 @@ def rescore(full, query, k, beam, last, limit, recent, top_scores, top_rows, fou
                 prefetch(ahead + 64 * line)
         score = _score(full, query, row)
         recent[state[ROWS_READ] % WINDOW] = score
+        guess, whole = np.float64(real(key >> 32)), np.float64(score)
+        sums[0] += guess
+        sums[1] += whole
+        sums[2] += guess * guess
+        sums[3] += guess * whole
+        sums[4] += whole * whole
         state[ROWS_READ] += 1
         found = _keep(score, row, k, found, top_scores, top_rows)
         in_chunk += 1
@@ -165,6 +182,52 @@ def margin(kth, recent):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def misses(sums, count, kth, beam, first, size):  # type: ignore[no-untyped-def]
+    """Return how many of ``beam[first:size]`` can be expected to score above `kth`.
+
+    A full score is taken to lie about its regression on the prefix score as those read so far do. Of the
+    candidates that remain a few dozen are looked at, evenly spaced.
+    """
+    x, y = sums[0] / count, sums[1] / count
+    xx = max(sums[2] / count - x * x, 1e-12)
+    yy = max(sums[4] / count - y * y, 0.0)
+    slope = min(max((sums[3] / count - x * y) / xx, 0.0), np.sqrt(yy / xx))
+    spread = np.sqrt(max(yy - slope * slope * xx, 1e-12) * count / (count - 2))
+    step = max((size - first) // _SAMPLED, 1)
+    total = 0.0
+    for i in range(first + step // 2, size, step):
+        above = (kth - y - slope * (real(beam[i] >> 32) - x)) / spread
+        total += 0.5 * math.erfc(above * _ROOT_HALF) * step
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _until_few_are_missed(  # type: ignore[no-untyped-def]
+    full, query, k, beam, ranked, limit, few, recent, sums, top_scores, top_rows, state, deadline
+):
+    """Rescore the beam from its best on, until `few` of the rest are expected among the best k.
+
+    Return how many were found, and how many are still expected.
+    """
+    size = state[SIZE]
+    found, last = 0, 0
+    while True:
+        first, last = last, min(size, max(last + max(last >> 2, 8), k + 12))
+        if not ranked:
+            rank(beam, first, last, size)
+        found = rescore(
+            full, query, k, beam, last, limit, recent, sums, top_scores, top_rows, found, state, deadline
+        )
+        if last == size:
+            return found, 0.0
+        ends = state[LATE] or state[ROWS_READ] >= limit
+        if ends or found == k:
+            missed = misses(sums, state[ROWS_READ], top_scores[found - 1], beam, last, size)
+            if ends or missed <= few:
+                return found, missed
+
+
+@njit(nogil=True, cache=True)
 def answer(  # type: ignore[no-untyped-def]
     graph,
     full,
@@ -175,6 +238,10 @@ def answer(  # type: ignore[no-untyped-def]
     ef,
     candidates,
     stop,
+    few,
+    live,
+    rows,
+    seeds,
     walk_deadline,
     deadline,
     cold,
@@ -183,11 +250,15 @@ def answer(  # type: ignore[no-untyped-def]
     seen,
     table,
     recent,
+    sums,
     top_scores,
     top_rows,
     state,
 ):
-    """Answer one query; return how many rows were found, and the final margin.
+    """Answer one query.
+
+    Return how many rows were found, the final margin, and how many of the best k are expected among the
+    candidates that were not rescored.
 
     Parameters
     ----------
@@ -199,50 +270,97 @@ def answer(  # type: ignore[no-untyped-def]
         The plan; with early stopping the most that may be spent.
     stop : float
         Margin at which the walk ends; 0 walks and rescores all.
+    few : float
+        Of the candidates, how many of the best k may be expected among those not rescored; 0 for no such
+        end. Not together with `stop`.
+    live : int
+        Address of a bit a row in whole int32, lowest first, for a walk; 0 if all rows may be found.
+    rows : int32 array
+        Score the codes of these, and keep the best `ef`; empty to walk the graph.
+    seeds : int64 array
+        Rows that a walk begins with besides the entry point.
     walk_deadline, deadline : int
         Of the walk and of the whole call, on the clock of ``perf_counter_ns``; 0 for none.
     cold : bool
-        Whether to ask for all rows before the first is scored.
-    beam, spill, seen, table, recent, top_scores, top_rows, state : arrays
+        Whether rows are asked for before they are scored, from the first on.
+    beam, spill, seen, table, recent, sums, top_scores, top_rows, state : arrays
         Room to work in.
     """
     clock = nanoseconds()
     state[:] = 0
+    sums[:] = 0.0
     state[COLD] = cold
-    begin(graph, prefix, dims, beam, seen, table, state)
     found = 0
-    reached = np.float64(0.0)
+    reached = missed = np.float64(0.0)
     now_ef = min(ef, k + 12) if stop > 0.0 else ef
-    kept = spill if stop > 0.0 or full[LIVE] else spill[:0]
+    kept = spill if stop > 0.0 else spill[:0]
+    scanned = len(rows) > 0
+    if scanned:
+        scan(graph, prefix, dims, rows, ef, beam, state)
+    else:
+        begin(graph, prefix, dims, now_ef, seeds, beam, seen, table, state)
     while True:
-        settle(
-            graph, prefix, dims, now_ef, stop > 0.0, full[LIVE], beam, kept, seen, table, state, walk_deadline
-        )
-        if state[FULL]:
-            return 0, reached
+        if not scanned:
+            settle(
+                graph,
+                prefix,
+                dims,
+                now_ef,
+                stop > 0.0,
+                live,
+                beam,
+                kept,
+                seen,
+                table,
+                state,
+                walk_deadline,
+            )
+            if state[FULL]:
+                return 0, reached, missed
         walked = nanoseconds()
         state[COARSE_NS] += walked - clock
-        found = rescore(
-            full,
-            query,
-            k,
-            beam,
-            state[SIZE],
-            candidates,
-            recent,
-            top_scores,
-            top_rows,
-            found,
-            state,
-            deadline,
-        )
+        if few > 0.0:
+            found, missed = _until_few_are_missed(
+                full,
+                query,
+                k,
+                beam,
+                not scanned,
+                candidates,
+                few,
+                recent,
+                sums,
+                top_scores,
+                top_rows,
+                state,
+                deadline,
+            )
+        else:
+            if scanned:
+                size, state[SIZE] = state[SIZE], min(state[SIZE], candidates)
+                rank(beam, 0, state[SIZE], size)
+            found = rescore(
+                full,
+                query,
+                k,
+                beam,
+                state[SIZE],
+                candidates,
+                recent,
+                sums,
+                top_scores,
+                top_rows,
+                found,
+                state,
+                deadline,
+            )
         clock = nanoseconds()
         state[RESCORE_NS] += clock - walked
         if found == k and state[ROWS_READ] >= WINDOW:
             reached = margin(top_scores[k - 1], recent)
-        if state[LATE] or now_ef >= ef or state[SIZE] < now_ef or state[ROWS_READ] >= candidates:
+        if scanned or state[LATE] or now_ef >= ef or state[SIZE] < now_ef or state[ROWS_READ] >= candidates:
             break
         if reached >= stop:
             break
         now_ef = min(ef, now_ef + (now_ef >> 1))
-    return found, reached
+    return found, reached, missed

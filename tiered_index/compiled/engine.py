@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.compiled import answer as both
+from tiered_index.compiled import scan as some
 from tiered_index.compiled import walk as coarse
 
 Floats = NDArray[np.float32]
@@ -20,11 +21,9 @@ MAX_K = 512
 MAX_ROWS = coarse.MAX_ROWS
 """A row and two flags share 32 bits."""
 
-MOST_DELETED = 8
-"""A beam may hold so many rows for each that may be found; beyond, FAISS's filtered walk does better."""
-
 _MIN_SEEN = 8_192
-_NOT_KEPT = np.empty(0, np.int64)
+NO_ROWS = np.empty(0, np.int32)
+NO_SEEDS = np.empty(0, np.int64)
 
 
 class _Room(threading.local):
@@ -33,6 +32,7 @@ class _Room(threading.local):
     def __init__(self) -> None:
         self.beam = np.empty(256, np.int64)
         self.recent = np.empty(both.WINDOW, np.float32)
+        self.sums = np.empty(both.SUMS, np.float64)
         self.state = np.zeros(coarse.STATE_FIELDS, np.int64)
         self.make_seen(_MIN_SEEN)
 
@@ -59,6 +59,8 @@ class Answered(NamedTuple):
         Best first.
     margin : float
         Standard deviations between the last result and what was rescored last; 0 if too few were.
+    missed : float
+        How many of the best k are expected among the candidates that were not rescored, where `few` ended it.
     late : bool
         The deadline came first.
     distances, rows_read, cold_rows : int
@@ -70,6 +72,7 @@ class Answered(NamedTuple):
     rows: Rows
     scores: Floats
     margin: float
+    missed: float
     late: bool
     distances: int
     rows_read: int
@@ -88,14 +91,21 @@ def graph_fields(
 def full_fields(
     mapping: int, bases: int, group_shift: int, row_bytes: int, dim: int, half: bool, norms: int, fd: int
 ) -> Rows:
-    """Describe a full tier to :func:`answer`; the addresses must stay valid. The last field is free."""
-    return np.array([mapping, bases, group_shift, row_bytes, dim, half, norms, fd, 0], np.int64)
+    """Describe a full tier to :func:`answer`; the addresses must stay valid."""
+    return np.array([mapping, bases, group_shift, row_bytes, dim, half, norms, fd], np.int64)
 
 
 def walk(
-    graph: Rows, prefix: Floats, ef: int, live: int = 0, deadline_ns: int = 0
+    graph: Rows,
+    prefix: Floats,
+    ef: int,
+    *,
+    live: int = 0,
+    rows: NDArray[np.int32] = NO_ROWS,
+    seeds: Rows = NO_SEEDS,
+    deadline_ns: int = 0,
 ) -> tuple[Rows, Floats, int, bool, float]:
-    """Find the best rows for one prefix.
+    """Find the best rows for one prefix, in the graph or among those given.
 
     Parameters
     ----------
@@ -104,16 +114,20 @@ def walk(
     prefix : ndarray, shape (d,), float32, C-contiguous
         d is at most the width of the codes.
     ef : int
-        Beam width; where not all rows may be found, of those that may.
+        Beam width.
     live : int
-        Address of a bit a row, lowest first, or 0 if all may be found.
+        Address of a bit a row in whole int32, lowest first, or 0 if all may be found.
+    rows : ndarray of int32
+        Score these only, without the graph; empty to walk.
+    seeds : ndarray of int64
+        Rows that may be found, to begin a walk with besides the entry point.
     deadline_ns : int
         On the clock of ``perf_counter_ns``; 0 for none.
 
     Returns
     -------
     rows, scores : ndarray
-        Best first, with rows that may not be found among them.
+        Best first.
     distances : int
         Codes that were scored.
     late : bool
@@ -122,31 +136,24 @@ def walk(
         Time of the walk.
     """
     room = _room
-    beam = room.beam_of(MOST_DELETED * ef if live else ef)
-    state, size = room.state, len(prefix)
+    beam = room.beam_of(2 * ef)  # a scan sorts them out when there are twice as many
+    state, address, size = room.state, prefix.ctypes.data, len(prefix)
     while True:
-        coarse.walk(
-            graph,
-            prefix.ctypes.data,
-            size,
-            ef,
-            live,
-            beam,
-            room.spill if live else _NOT_KEPT,
-            room.seen,
-            room.table,
-            state,
-            deadline_ns,
-        )
+        if len(rows):
+            some.scan_all(graph, address, size, rows, ef, beam, state)
+        else:
+            coarse.walk(
+                graph, address, size, ef, live, seeds, beam, room.seen, room.table, state, deadline_ns
+            )
         if not state[coarse.FULL]:
             break
         room.make_seen(2 * len(room.seen))
     keys = beam[: state[coarse.SIZE]]
-    rows = (keys >> coarse.ROW_SHIFT) & (coarse.MAX_ROWS - 1)
+    found = (keys >> coarse.ROW_SHIFT) & (coarse.MAX_ROWS - 1)
     bits = (keys >> 32).astype(np.int32)
     scores = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int32).view(np.float32)
     late, distances = bool(state[coarse.LATE]), int(state[coarse.DISTANCES])
-    return rows, scores, distances, late, int(state[coarse.COARSE_NS]) / 1e6
+    return found, scores, distances, late, int(state[coarse.COARSE_NS]) / 1e6
 
 
 def answer(
@@ -159,6 +166,10 @@ def answer(
     candidates: int,
     *,
     stop: float = 0.0,
+    few: float = 0.0,
+    live: int = 0,
+    rows: NDArray[np.int32] = NO_ROWS,
+    seeds: Rows = NO_SEEDS,
     walk_deadline_ns: int = 0,
     deadline_ns: int = 0,
     cold: bool = False,
@@ -175,17 +186,22 @@ def answer(
         The plan; k at most :data:`MAX_K`.
     stop : float
         Margin at which the walk ends early; 0 spends all of ef and candidates.
+    few : float
+        Rescoring ends when so few of the best k can be expected among the candidates that remain; 0 rescores
+        all. Not together with `stop`.
+    live, rows, seeds
+        As for :func:`walk`.
     walk_deadline_ns, deadline_ns : int
         Of the walk and of both, on the clock of ``perf_counter_ns``; 0 for none.
     cold : bool
-        Rows are likely not in memory: ask for all of them at once.
+        Rows are likely not in memory: ask for them ahead of need, from the first on.
     """
     room = _room
-    beam = room.beam_of((3 * ef // 2 + 1 if stop else ef) * (MOST_DELETED if full[both.LIVE] else 1))
+    beam = room.beam_of(2 * ef)
     state = room.state
     top_scores, top_rows = np.empty(k, np.float32), np.empty(k, np.int64)
     while True:
-        found, margin = both.answer(
+        found, margin, missed = both.answer(
             graph,
             full,
             prefix.ctypes.data,
@@ -195,6 +211,10 @@ def answer(
             ef,
             candidates,
             float(stop),
+            float(few),
+            live,
+            rows,
+            seeds,
             walk_deadline_ns,
             deadline_ns,
             bool(cold),
@@ -203,6 +223,7 @@ def answer(
             room.seen,
             room.table,
             room.recent,
+            room.sums,
             top_scores,
             top_rows,
             state,
@@ -215,6 +236,7 @@ def answer(
         top_rows[:found],
         top_scores[:found],
         margin,
+        missed,
         bool(late),
         distances,
         read,
@@ -233,4 +255,5 @@ def load() -> Any:
     graph = graph_fields(codes.ctypes.data, 32, offsets.ctypes.data, links.ctypes.data, (1, 1), 0, 0)
     full = full_fields(vectors.ctypes.data, bases.ctypes.data, 13, 64, 16, False, 0, -1)
     walk(graph, query, 1)
+    walk(graph, query, 1, rows=links[:1] + 1)
     return answer(graph, full, query, query, 1, 1, 1)

@@ -42,6 +42,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     early_stop : float
         When walk and rescoring end before ef and candidates are spent: as soon as the k-th best score
         stands this many standard deviations above what was rescored last. 0 spends all.
+    misses : float
+        When rescoring ends before all candidates are spent: as soon as no more than this many of the best k
+        are expected among those that remain. 0 spends all. Not together with `early_stop`.
     """
 
     strategy: Strategy
@@ -49,6 +52,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ef: int
     candidates: int
     early_stop: float = 0.0
+    misses: float = 0.0
 
 
 EXACT = Plan(strategy="exact", prefix_dim=0, ef=0, candidates=0)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from tiered_index.coarse.prefix_graph import Selection
+from tiered_index.coarse.selection import Selection
 from tiered_index.errors import CorruptIndexError
 from tiered_index.storage.files import Files, HashingFile, entry_of
 from tiered_index.storage.lookup import NOT_FOUND
@@ -51,7 +51,9 @@ class LiveSegment:
 
     def selection(self) -> Selection | None:
         """Return the same for the coarse tier."""
-        return None if self.live is None else Selection(self.live)
+        if self.live is None:
+            return None
+        return Selection(self.segment.rows, np.flatnonzero(self.live).astype(np.int32))
 
     def live_rows(self) -> NDArray[np.int64]:
         """Return the rows that are not deleted, in order."""

@@ -1,4 +1,4 @@
-"""One segment's two tiers as one compiled road, where a snapshot is a single graph."""
+"""One segment's two tiers as one compiled road, for searches that go over a single graph."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF
+from tiered_index.coarse.selection import Selection
 from tiered_index.compiled import engine
-from tiered_index.storage.live import LiveSegment
+from tiered_index.storage.segment import Segment
 
 
 class Road:
@@ -17,34 +18,33 @@ class Road:
 
     Parameters
     ----------
-    live : LiveSegment
-        A segment with a graph.
+    compiled : module
+        The engine.
+    segment : Segment
+        With a graph.
+    among : Selection or None
+        Which of its rows may be found; None for all.
     first : int
         Address of its row 0.
     """
 
-    def __init__(self, live: LiveSegment, first: int) -> None:
-        segment = live.segment
-        self._engine: Any = engine()
-        self._check = (segment.coarse.check, segment.full.check, segment.lookup.check)
+    def __init__(self, compiled: Any, segment: Segment, among: Selection | None, first: int) -> None:
+        self._engine = compiled
+        self._segment = segment
+        self._among = among
         self._first = first
-        self._rows = segment.rows
-        self._graph = segment.coarse.graph_fields()
+        self._graph = segment.coarse.fields
         norms = segment.lookup.inverse_norms
-        self._full = self._engine.full_fields(
+        self._full = compiled.full_fields(
             *segment.full.addresses(), 0 if norms is None else norms.ctypes.data, segment.full.descriptor
         )
-        self._live_rows = live.rows
-        self._kept_alive: tuple[Any, ...] = (live, norms)
-        if live.live is not None:
-            bits = np.packbits(live.live, bitorder="little")
-            self._full[-1] = bits.ctypes.data
-            self._kept_alive += (bits,)
 
-    def takes(self, k: int, ef: int) -> bool:
+    def takes(self, k: int, ef: int, *, scan: bool) -> bool:
         """Return whether the engine answers so much; what is more is left to NumPy, or to a scan."""
-        among_all = ef * self._rows // self._live_rows
-        return 0 < k <= self._engine.MAX_K and self._rows > SCAN_ROWS_PER_EF * among_all
+        if scan:
+            return 0 < k <= self._engine.MAX_K and self._among is not None
+        ef = ef if self._among is None else self._among.wider(ef)
+        return 0 < k <= self._engine.MAX_K and self._segment.rows > SCAN_ROWS_PER_EF * ef
 
     def answer(
         self,
@@ -53,22 +53,25 @@ class Road:
         k: int,
         ef: int,
         candidates: int,
+        *,
+        scan: bool,
         **limits: Any,
     ) -> Any:
         """Answer one query; see :func:`tiered_index.compiled.engine.answer`. Rows become addresses."""
-        for check in self._check:
-            check()
-        found = self._engine.answer(self._graph, self._full, prefix, query, k, ef, candidates, **limits)
+        segment = self._segment
+        segment.coarse.check()
+        segment.full.check()
+        segment.lookup.check()
+        among = {} if self._among is None else self._among.settings(scan=scan)
+        found = self._engine.answer(
+            self._graph, self._full, prefix, query, k, ef, candidates, **among, **limits
+        )
         return found if not self._first else found._replace(rows=found.rows + self._first)
 
 
-def road_of(segments: tuple[LiveSegment, ...], parts: Any) -> Road | None:
-    """Return the road of a snapshot whose one part is a graph; None if it is anything else."""
-    if len(parts) != 1 or parts[0].addresses is not None or not parts[0].tier.has_graph:
-        return None
+def road_of(segment: Segment, among: Selection | None, first: int) -> Road | None:
+    """Return the road of a segment with a graph; None where there is no engine for it."""
     compiled = engine()
-    if compiled is None:
+    if compiled is None or segment.rows >= compiled.MAX_ROWS:
         return None
-    (part,) = parts
-    live = next(live for live in segments if live.segment.coarse is part.tier)
-    return Road(live, part.first) if part.tier.rows < compiled.MAX_ROWS else None
+    return Road(compiled, segment, among, first)

@@ -4,52 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tiered_index.coarse.prefix_graph import CoarseTier, Selection
 from tiered_index.full.parquet_writer import file_schema
 from tiered_index.full.rescore import Scorer
 from tiered_index.storage.live import LiveSegment
 from tiered_index.storage.lookup import NOT_FOUND
 from tiered_index.storage.manifest import Manifest
-from tiered_index.storage.road import road_of
+from tiered_index.storage.scope import ROW_BITS, whole
 from tiered_index.storage.segment import Segment
 from tiered_index.validate.ids import ID_TYPES, Keys
 from tiered_index.validate.metadata import VECTOR_COLUMN
 
-ROW_BITS = 32
 _ROW_MASK = (1 << ROW_BITS) - 1
-
-MAX_GATHERED_ROWS = 16_384
-"""Rows of segments without a graph that are copied together, to be scanned in one call: 8 MB of codes."""
-
-
-class CoarsePart(NamedTuple):
-    """Something the coarse tier searches in one call.
-
-    Attributes
-    ----------
-    tier : CoarseTier
-        Codes, perhaps under a graph.
-    rows : int
-        How many of its rows may be found.
-    among : Selection or None
-        Which; None for all.
-    first : int
-        Address of its row 0, if its rows are those of a segment.
-    addresses : ndarray or None
-        Address of each row otherwise.
-    """
-
-    tier: CoarseTier
-    rows: int
-    among: Selection | None
-    first: int
-    addresses: NDArray[np.int64] | None
 
 
 class Snapshot:
@@ -86,9 +57,8 @@ class Snapshot:
             for entry in manifest.segments
         )
         self.row_bytes = self.config.store_dim * np.dtype(self.config.dtype).itemsize
-        self.rows = sum(live.rows for live in self.segments)
-        self.parts = tuple(_parts(self.segments))
-        self.road = road_of(self.segments, self.parts)
+        self.scope = whole(self.segments)
+        self.rows = self.scope.rows
 
     def rescore(self, scorer: Scorer, addresses: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of the rows at `addresses`."""
@@ -185,24 +155,3 @@ class Snapshot:
         """Close every segment."""
         for live in self.segments:
             live.segment.close()
-
-
-def _parts(segments: tuple[LiveSegment, ...]) -> Iterator[CoarsePart]:
-    """Small segments are gathered: a call to FAISS for each costs more than scanning all of them."""
-    gathered: list[tuple[int, LiveSegment]] = []
-    rows = 0
-    by_size = sorted(enumerate(segments), key=lambda pair: pair[1].rows)
-    for number, live in by_size:
-        small = not live.segment.coarse.has_graph and rows + live.rows <= MAX_GATHERED_ROWS
-        if small:
-            gathered.append((number, live))
-            rows += live.rows
-        elif live.rows:
-            yield CoarsePart(live.segment.coarse, live.rows, live.selection(), number << ROW_BITS, None)
-    if len(gathered) == 1 and gathered[0][1].rows:
-        ((number, live),) = gathered
-        yield CoarsePart(live.segment.coarse, live.rows, live.selection(), number << ROW_BITS, None)
-    elif rows:
-        places = [(number << ROW_BITS) + live.live_rows() for number, live in gathered]
-        tier = CoarseTier.gathered([(live.segment.coarse, live.live_rows()) for _, live in gathered])
-        yield CoarsePart(tier, rows, None, 0, np.concatenate(places))

@@ -19,8 +19,9 @@ from tiered_index.errors import (
 from tiered_index.storage.commit import Store
 from tiered_index.storage.live import with_tombstones
 from tiered_index.storage.manifest import Manifest, encode_schema
+from tiered_index.storage.scope import ROW_BITS
 from tiered_index.storage.segment import SegmentWriter
-from tiered_index.storage.snapshot import ROW_BITS, Snapshot
+from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.batch import Intake, RowBatch
 from tiered_index.validate.ids import Keys, kind_of
 

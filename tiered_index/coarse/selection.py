@@ -1,0 +1,67 @@
+"""Rows of one segment that may be found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiered_index.coarse import _faiss
+
+_SEEDS = 16
+"""Rows that a walk begins with besides the entry point. Where the rows that may be found have little to do
+with the query, it found 0.87 of the best prefixes rather than 0.76."""
+
+_WORD_BYTES = 4
+
+
+class Selection:
+    """Rows that may be found, of one segment.
+
+    Parameters
+    ----------
+    total : int
+        How many rows the segment holds.
+    rows : ndarray of int32
+        Those that may be found, ascending.
+    """
+
+    def __init__(self, total: int, rows: NDArray[np.int32]) -> None:
+        self.rows = rows
+        self._total = total
+        self._made: tuple[NDArray[np.uint8], Any] | None = None
+        self._walked: dict[str, Any] | None = None
+        self._by_ef: dict[int | None, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def wider(self, ef: int) -> int:
+        """Return how wide a beam is that holds other rows too, for `ef` of these."""
+        return ef * self._total // max(len(self.rows), 1)
+
+    def settings(self, *, scan: bool) -> dict[str, Any]:
+        """Return what tells the compiled engine of them, to score all or to walk; valid as long as this."""
+        if scan:
+            return {"rows": self.rows}
+        if self._walked is None:
+            seeds = self.rows[:: max(len(self.rows) // _SEEDS, 1)][:_SEEDS].astype(np.int64)
+            self._walked = {"live": self._bits()[0].ctypes.data, "seeds": seeds}
+        return self._walked
+
+    def parameters(self, ef: int | None) -> Any:
+        """Return FAISS's parameters for a walk, or for a scan where `ef` is None."""
+        found = self._by_ef.get(ef)
+        if found is None:
+            found = self._by_ef.setdefault(ef, _faiss.search_parameters(ef, self._bits()[1]))
+        return found
+
+    def _bits(self) -> tuple[NDArray[np.uint8], Any]:
+        """Make them when first asked for: a scan of few rows does not need them."""
+        if self._made is None:  # no lock: two threads may both make them
+            mask = np.zeros(-(-self._total // (8 * _WORD_BYTES)) * 8 * _WORD_BYTES, bool)
+            mask[self.rows] = True
+            bits = np.packbits(mask, bitorder="little")
+            self._made = bits, _faiss.row_selector(bits)
+        return self._made
