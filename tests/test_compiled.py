@@ -376,6 +376,16 @@ def test_loading_answers_one_query() -> None:
     assert engine.load().rows.tolist() == [0]
 
 
+def test_nothing_is_compiled_for_a_query_that_may_not_be_written(tmp_path: Path, data: tuple) -> None:
+    with ti.open(tmp_path / "g.tidx", DIM, prefix_dim=PREFIX_DIM, metric="dot") as index:
+        index.add(np.arange(SMALL_ROWS), data[0][:SMALL_ROWS])
+        query = data[1][0].copy()
+        expected = index.search(query).ids.tolist()
+        query.flags.writeable = False
+        assert index.search(query).ids.tolist() == expected
+    assert len(engine.both.answer.signatures) == 1
+
+
 # The whole road
 
 

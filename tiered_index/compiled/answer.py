@@ -231,9 +231,8 @@ def _until_few_are_missed(  # type: ignore[no-untyped-def]
 def answer(  # type: ignore[no-untyped-def]
     graph,
     full,
-    prefix,
-    dims,
-    query,
+    prefix_numbers,
+    query_numbers,
     k,
     ef,
     candidates,
@@ -264,8 +263,8 @@ def answer(  # type: ignore[no-untyped-def]
     ----------
     graph, full : int64 arrays
         The tiers, as named in this module and the walk's.
-    prefix, query : int
-        Addresses of float32, of `dims` and of all dimensions.
+    prefix_numbers, query_numbers : float32 arrays
+        The query's leading dimensions, and all of them.
     k, ef, candidates : int
         The plan; with early stopping the most that may be spent.
     stop : float
@@ -287,6 +286,8 @@ def answer(  # type: ignore[no-untyped-def]
         Room to work in.
     """
     clock = nanoseconds()
+    prefix, dims = prefix_numbers.ctypes.data, len(prefix_numbers)
+    query = query_numbers.ctypes.data
     state[:] = 0
     sums[:] = 0.0
     state[COLD] = cold

@@ -200,13 +200,14 @@ def answer(
     beam = room.beam_of(2 * ef)
     state = room.state
     top_scores, top_rows = np.empty(k, np.float32), np.empty(k, np.int64)
+    if not (query.flags.writeable and prefix.flags.writeable):  # another type, which would be compiled for
+        query, prefix = query.copy(), prefix.copy()
     while True:
         found, margin, missed = both.answer(
             graph,
             full,
-            prefix.ctypes.data,
-            len(prefix),
-            query.ctypes.data,
+            prefix,
+            query,
             k,
             ef,
             candidates,

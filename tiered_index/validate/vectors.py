@@ -131,6 +131,11 @@ def prepare_queries(query: Any, config: IndexConfig) -> tuple[Floats, bool]:
     DimensionError, NonFiniteVectorError, VectorRangeError, ZeroVectorError
         With the offending rows.
     """
+    if type(query) is np.ndarray and query.shape == (config.store_dim,) and query.dtype == np.float32:
+        # a service's every call: what is not finite has no square that is safe
+        square = float(np.dot(query, query))
+        if config.metric == "cosine" and config.dim == config.store_dim and _is_safe(square):
+            return (query * np.float32(square**-0.5))[None], True
     given = as_array(query)
     if given.ndim not in (1, 2) or given.shape[-1] != config.dim:
         raise DimensionError(
@@ -155,11 +160,15 @@ def _unit(queries: Floats, message: str) -> Floats:
     """Scale queries to unit length."""
     if len(queries) == 1:  # a service's every call: two NumPy calls instead of ten
         square = float(np.dot(queries[0], queries[0]))
-        if _SAFE_SQUARES[0] < square < _SAFE_SQUARES[1]:
+        if _is_safe(square):
             return queries * np.float32(square**-0.5)
     norms = row_norms(queries)
     _raise_rows(ZeroVectorError, message, norms < _SMALLEST_NORM, 0)
     return queries * (1.0 / norms).astype(np.float32)[:, None]
+
+
+def _is_safe(square: float) -> bool:
+    return _SAFE_SQUARES[0] < square < _SAFE_SQUARES[1]
 
 
 def row_norms(matrix: Floats) -> NDArray[np.float64]:
