@@ -28,7 +28,7 @@ LAYERS = [
     ["results"],
     ["storage"],
     ["coarse", "full"],
-    ["compiled", "machine", "validate", "planner", "testing"],
+    ["compiled", "filters", "machine", "validate", "planner", "testing"],
     ["blas", "config", "mapped"],
     ["errors"],
 ]
@@ -46,6 +46,7 @@ def test_public_names_are_pinned() -> None:
         "DimensionError",
         "DuplicateIdError",
         "Explanation",
+        "FilterError",
         "Generation",
         "GenerationNotFoundError",
         "IdError",

@@ -14,7 +14,7 @@ the full vectors live on disk, once, in plain Parquet that is mapped in place, a
 How the parts depend on each other, each only on those to its right::
 
     index, ingest -> ask, explain -> planning, calibration -> search, exact, results -> storage
-        -> coarse, full -> compiled, planner, validate -> config, errors
+        -> coarse, full -> compiled, filters, planner, validate -> config, errors
 
 ``planner`` is given numbers and knows none of the tiers. ``coarse`` alone knows FAISS, ``compiled`` alone
 Numba.
@@ -32,6 +32,7 @@ from tiered_index.errors import (
     CorruptIndexError,
     DimensionError,
     DuplicateIdError,
+    FilterError,
     GenerationNotFoundError,
     IdError,
     IndexClosedError,
@@ -75,6 +76,7 @@ __all__ = [
     "DimensionError",
     "DuplicateIdError",
     "Explanation",
+    "FilterError",
     "Generation",
     "GenerationNotFoundError",
     "IdError",
