@@ -117,6 +117,11 @@ class Lookup:
         self._mapped.check()
         return self._norms
 
+    @property
+    def id_type(self) -> pa.DataType:
+        """The Arrow type of the ids."""
+        return self._ids.type
+
     def ids(self, rows: NDArray[np.int64]) -> pa.Array:
         """Return the ids of `rows`, in that order."""
         self._mapped.check()

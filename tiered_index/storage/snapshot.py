@@ -11,21 +11,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tiered_index.coarse.prefix_graph import CoarseTier, Selection
+from tiered_index.filters.nodes import Node
+from tiered_index.filters.parse import parse
 from tiered_index.full.parquet_writer import file_schema
 from tiered_index.full.rescore import Scorer
+from tiered_index.storage.live import ROW_BITS as ROW_BITS
 from tiered_index.storage.live import LiveSegment
 from tiered_index.storage.lookup import NOT_FOUND
 from tiered_index.storage.manifest import Manifest
+from tiered_index.storage.matching import Matching, match
+from tiered_index.storage.recent import Recent
 from tiered_index.storage.road import road_of
 from tiered_index.storage.segment import Segment
 from tiered_index.validate.ids import ID_TYPES, Keys
-from tiered_index.validate.metadata import VECTOR_COLUMN
+from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
 
-ROW_BITS = 32
 _ROW_MASK = (1 << ROW_BITS) - 1
 
 MAX_GATHERED_ROWS = 16_384
 """Rows of segments without a graph that are copied together, to be scanned in one call: 8 MB of codes."""
+
+MATCHINGS_BYTES = 16 << 20
+"""What a snapshot holds of the rows that matched its last filters."""
 
 
 class CoarsePart(NamedTuple):
@@ -89,6 +96,7 @@ class Snapshot:
         self.rows = sum(live.rows for live in self.segments)
         self.parts = tuple(_parts(self.segments))
         self.road = road_of(self.segments, self.parts)
+        self._matchings: Recent[Matching] = Recent(MATCHINGS_BYTES)
 
     def rescore(self, scorer: Scorer, addresses: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of the rows at `addresses`."""
@@ -132,6 +140,28 @@ class Snapshot:
         for number, live in enumerate(self.segments):
             rows = live.find(ids, keys)
             found = np.where(rows >= 0, rows + (number << ROW_BITS), found)
+        return found
+
+    def matching(self, where: Any) -> Matching:
+        """Return the rows that match a filter.
+
+        Parameters
+        ----------
+        where : mapping or pyarrow.compute.Expression
+            See :mod:`tiered_index.filters`.
+
+        Raises
+        ------
+        FilterError
+            It names unknown columns or operators, or values that do not fit.
+        """
+        kind = self.manifest.id_kind
+        known = None if kind is None else pa.schema([(ID_COLUMN, ID_TYPES[kind]), *(self.schema or ())])
+        node: Node = parse(where, known)
+        found = self._matchings.get(node)
+        if found is None:
+            found = match(node, self.segments)
+            self._matchings.put(node, found, found.bytes)
         return found
 
     def ids(self, addresses: NDArray[np.int64]) -> NDArray[Any]:
