@@ -54,11 +54,12 @@ from tiered_index.errors import (
     ZeroVectorError,
 )
 from tiered_index.explain import Explanation
-from tiered_index.index import Generation, Index
+from tiered_index.index import Index
 from tiered_index.ingest import IngestReport, ingest
 from tiered_index.opening import open_index as open  # noqa: A004 - ti.open, as in gzip.open
 from tiered_index.planner.model import Calibration
 from tiered_index.planner.plan import Plan
+from tiered_index.reader import Generation
 from tiered_index.results import SearchResult, SearchStats
 from tiered_index.stats import IndexStats
 from tiered_index.storage.policy import MergePolicy, NoMergePolicy, SizeTieredPolicy

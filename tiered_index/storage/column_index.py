@@ -4,8 +4,8 @@ Of a column of booleans, integers, strings, dates or times there is a bitmap a v
 those a bitmap an element, and one of the nulls. What filters ask for is then a look into a sorted table of
 values and one bitmap, or the union of several, without reading the column. A column is left out if it has
 more than :data:`MAX_VALUES` values, or if its part would take more than :data:`MAX_BYTES_PER_ROW` bytes a
-row. Measured with 1,000,000 rows of 5,000 strings at random: 2.8 bytes a row, 0.23 s to build, 5 us to find the
-rows of one, 8 ms those of 4,000 in a range.
+row. Measured with 1,000,000 rows of 5,000 strings at random: 2.8 bytes a row, 0.23 s to build, 5 us to find
+the rows of one, 8 ms those of 4,000 in a range.
 
 The file: bitmaps, one after the other; of each column its values (MessagePack) and the offsets of their
 bitmaps (uint64); the contents (MessagePack), and their length in 8 bytes.

@@ -23,6 +23,8 @@ from tiered_index.validate.ids import Keys
 ROW_BITS = 32
 """A row's address in a snapshot: its segment's number, shifted left by this, plus its place there."""
 
+ROW_MASK = (1 << ROW_BITS) - 1
+
 
 class LiveSegment:
     """A segment and its tombstones.

@@ -15,7 +15,7 @@ from tiered_index.filters.nodes import And, Constant, In, IsNull, Leaf, Matches,
 from tiered_index.full.bounds import Bounds
 from tiered_index.full.parquet_rows import ParquetRows
 from tiered_index.full.parquet_writer import ROW_GROUP_ROWS
-from tiered_index.storage.live import ROW_BITS, LiveSegment
+from tiered_index.storage.live import ROW_BITS, ROW_MASK, LiveSegment
 from tiered_index.storage.recent import bytes_of
 from tiered_index.storage.segment import Segment
 from tiered_index.validate.ids import id_keys
@@ -57,6 +57,11 @@ class Matching:
             found.append((number << ROW_BITS) + some)
             left -= len(some)
         return np.concatenate(found)
+
+    def hold(self, addresses: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of some addresses are among the rows; for few of them."""
+        rows = ((address & ROW_MASK) in self.rows[address >> ROW_BITS] for address in addresses.tolist())
+        return np.fromiter(rows, bool, len(addresses))
 
 
 def match(node: Node, segments: tuple[LiveSegment, ...]) -> Matching:

@@ -16,7 +16,7 @@ from tiered_index.filters.parse import parse
 from tiered_index.full.parquet_writer import file_schema
 from tiered_index.full.rescore import Scorer
 from tiered_index.storage.live import ROW_BITS as ROW_BITS
-from tiered_index.storage.live import LiveSegment
+from tiered_index.storage.live import ROW_MASK, LiveSegment
 from tiered_index.storage.lookup import NOT_FOUND
 from tiered_index.storage.manifest import Manifest
 from tiered_index.storage.matching import Matching, match
@@ -25,8 +25,6 @@ from tiered_index.storage.road import road_of
 from tiered_index.storage.segment import Segment
 from tiered_index.validate.ids import ID_TYPES, Keys
 from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
-
-_ROW_MASK = (1 << ROW_BITS) - 1
 
 MAX_GATHERED_ROWS = 16_384
 """Rows of segments without a graph that are copied together, to be scanned in one call: 8 MB of codes."""
@@ -209,7 +207,7 @@ class Snapshot:
             return
         for number in np.unique(numbers).tolist():
             places = np.flatnonzero(numbers == number)
-            yield number, places, addresses[places] & _ROW_MASK
+            yield number, places, addresses[places] & ROW_MASK
 
     def close(self) -> None:
         """Close every segment."""
