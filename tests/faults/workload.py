@@ -47,9 +47,10 @@ def rows_of(ids: Iterable[int], version: int = 0) -> Content:
     return {row: vector(row, version).tobytes() for row in ids}
 
 
-def arguments(rows: Content) -> tuple[list[int], np.ndarray]:
+def arguments(rows: Content) -> tuple[list[int], np.ndarray, dict[str, list[int]]]:
     """Return rows as a call takes them."""
-    return list(rows), np.frombuffer(b"".join(rows.values()), np.float32).reshape(-1, DIM)
+    vectors = np.frombuffer(b"".join(rows.values()), np.float32).reshape(-1, DIM)
+    return list(rows), vectors, {"third": [row % 3 for row in rows]}
 
 
 def open_with(files: Files, path: Path, *, keep: int = KEEP_GENERATIONS, fanout: int = 3) -> Index:
@@ -72,8 +73,11 @@ def content_of(index: Index) -> Content:
             for row, numbers in zip(table["id"].to_pylist(), table["vector"].to_pylist(), strict=True)
         }
     assert len(found) == index.count(), f"get() finds {len(found)} rows of {index.count()}"
+    for third in range(3) if found else ():
+        matching = index.get(where={"third": third})["id"].to_pylist()
+        assert set(matching) == {row for row in found if row % 3 == third}, "a filter finds other rows"
     if found:
-        ids, vectors = arguments(found)
+        ids, vectors, _ = arguments(found)
         hits = index.search(vectors, k=len(ids), exact=True).ids
         assert hits[:, 0].tolist() == ids, "an exact search does not find each row by its own vector"
         assert set(hits[0].tolist()) == set(ids), "an exact search finds other rows than get()"
@@ -109,7 +113,7 @@ class Session:
         """Upsert after add, so that rows of the new segment are dead when it is committed."""
         with self.index.batch():
             self.index.add(*arguments(rows_of(add)))
-            self.index.delete(list(delete))
+            self.index.delete(where={"id": {"$in": list(delete)}})
             self.index.upsert(*arguments(rows_of(upsert, 9)))
         kept = {row: data for row, data in self.content.items() if row not in set(delete)}
         self.content = {**kept, **rows_of(add), **rows_of(upsert, 9)}

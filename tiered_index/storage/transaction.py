@@ -191,6 +191,8 @@ class Transaction:
             self._writer, self._sealed = writer, sealed
             self.abandon()
             raise
+        for name in gone & set(sealed):
+            remove_segment(self._store.files, self._store.segments / name)
         self._store.unfinished.difference_update(sealed if writer is None else [*sealed, writer.name])
         return published
 
