@@ -73,10 +73,9 @@ def content_of(index: Index) -> Content:
             for row, numbers in zip(table["id"].to_pylist(), table["vector"].to_pylist(), strict=True)
         }
     assert len(found) == index.count(), f"get() finds {len(found)} rows of {index.count()}"
-    for third in range(3) if found else ():
-        matching = index.get(where={"third": third})["id"].to_pylist()
-        assert set(matching) == {row for row in found if row % 3 == third}, "a filter finds other rows"
     if found:
+        matching = index.count({"third": 1})
+        assert matching == sum(row % 3 == 1 for row in found), f"a filter finds {matching} rows"
         ids, vectors, _ = arguments(found)
         hits = index.search(vectors, k=len(ids), exact=True).ids
         assert hits[:, 0].tolist() == ids, "an exact search does not find each row by its own vector"
