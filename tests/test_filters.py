@@ -170,6 +170,11 @@ def test_bitmaps_and_statistics_spare_reading(index: ti.Index, monkeypatch: pyte
     assert read == [("x", 3), ("x", 1)]
 
 
+def test_bitmaps_are_counted(index: ti.Index) -> None:
+    sizes = [file.stat().st_size for file in index.path.rglob(COLUMNS_FILE)]
+    assert index.stats().columns_disk_bytes == sum(sizes) > 0
+
+
 def test_expressions(index: ti.Index) -> None:
     expression = (pc.field("n") > 100) & (pc.field("category") == "c3")
     wanted = [i for i, row in content().items() if row["category"] == "c3" and (row["n"] or 0) > 100]

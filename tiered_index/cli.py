@@ -219,6 +219,8 @@ def info(
         size_of(stats.lookup_bytes),
         size_of(stats.lookup_disk_bytes),
     )
+    if stats.columns_disk_bytes:
+        table.add_row("filters", "bitmaps of columns (mapped)", "-", size_of(stats.columns_disk_bytes))
     table.add_row("full", "vectors and metadata, Parquet", "-", size_of(stats.full_disk_bytes))
     out.print(table)
     if stats.rows:

@@ -16,7 +16,7 @@ import tiered_index as ti
 from tiered_index.filters.parse import parse
 from tiered_index.storage import column_index
 from tiered_index.storage.column_index import ColumnIndex, ColumnIndexBuilder
-from tiered_index.storage.recent import Recent, bytes_of
+from tiered_index.storage.recent import MAX_ENTRIES, Recent, bytes_of
 from tiered_index.storage.segment import COLUMNS_FILE
 
 
@@ -192,9 +192,16 @@ def test_recent_holds_what_was_used_last() -> None:
         bitmap = BitMap(range(0, 2 * i, 2))
         recent.put(i, bitmap, bytes_of(bitmap))
         assert recent.get(0) is not None  # used all the time
+        assert recent.get(i) == bitmap
         assert recent.bytes <= 10_000
     assert recent.get(1) is None
-    assert recent.get(29) == BitMap(range(0, 58, 2))
     recent.put("large", BitMap(), 10_001)
     assert recent.get("large") is None
     assert recent.get(29) is not None
+    recent.put(29, BitMap(), 10_000)
+    assert (recent.get(29), recent.bytes) == (BitMap(), 10_000)
+    many: Recent[int] = Recent(10**9)
+    for i in range(1_000):
+        many.put(i, i, 1)
+    assert many.get(999) == 999
+    assert many.bytes <= MAX_ENTRIES

@@ -10,17 +10,21 @@ from pyroaring import BitMap
 
 T = TypeVar("T")
 
+MAX_ENTRIES = 256
+"""Values that a cache holds: a change copies the table of them, which takes 5 us."""
+
+_NOTHING = (None, 0, 0)
 _CONTAINERS = ("n_bytes_array_containers", "n_bytes_run_containers", "n_bytes_bitset_containers")
 _ENTRY_BYTES = 512
 """Of an entry besides its bitmaps: keys, objects."""
 
 
 class Recent(Generic[T]):
-    """Holds the values that were used last, up to a number of bytes.
+    """Holds the values that were used last, up to a number of them and of bytes.
 
-    Threads may share it: a change makes a new dict and puts it into the old one's place, so that of two
-    changes at once one may be lost, which costs computing it again. A lock would be cheaper to reason about,
-    but one that is held during a fork stays held in the child.
+    Threads may share it without a lock, which, held during a fork, would stay held in the child: a change
+    makes a new dict and puts it into the old one's place. Of two changes at once one may be lost, which
+    costs computing it again.
 
     Parameters
     ----------
@@ -30,12 +34,12 @@ class Recent(Generic[T]):
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._held: dict[Hashable, list[Any]] = {}  # key -> value, bytes, time of the last use
+        self._held: tuple[dict[Hashable, list[Any]], int] = {}, 0  # key -> value, bytes, last use; all bytes
         self._clock = itertools.count()
 
     def get(self, key: Hashable) -> T | None:
         """Return the value of a key, or None."""
-        entry = self._held.get(key)
+        entry = self._held[0].get(key)
         if entry is None:
             return None
         entry[2] = next(self._clock)
@@ -43,21 +47,25 @@ class Recent(Generic[T]):
         return value
 
     def put(self, key: Hashable, value: T, size: int) -> None:
-        """Hold a value of `size` bytes, and let go of those whose use is longest ago."""
+        """Hold a value of `size` bytes; if that is too much, let go of those whose use is longest ago."""
         if size > self._max_bytes:
             return
-        held = {**self._held, key: [value, size, next(self._clock)]}
-        total = sum(entry[1] for entry in held.values())
-        for oldest in sorted(held, key=lambda name: held[name][2]):
-            if total <= self._max_bytes:
-                break
-            total -= held.pop(oldest)[1]
-        self._held = held
+        held, total = self._held
+        held = dict(held)
+        total += size - held.pop(key, _NOTHING)[1]
+        if len(held) >= MAX_ENTRIES or total > self._max_bytes:
+            # down to half, so that not every value that comes has to look for one that goes
+            for oldest in sorted(held, key=lambda name: held[name][2]):
+                if len(held) < MAX_ENTRIES // 2 and total <= max(self._max_bytes // 2, size):
+                    break
+                total -= held.pop(oldest)[1]
+        held[key] = [value, size, next(self._clock)]
+        self._held = held, total
 
     @property
     def bytes(self) -> int:
         """The bytes of what is held."""
-        return sum(entry[1] for entry in self._held.values())
+        return self._held[1]
 
 
 def bytes_of(bitmap: BitMap) -> int:
