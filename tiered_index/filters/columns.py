@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -39,17 +40,16 @@ def places(leaf: Leaf, table: pa.Table) -> NDArray[np.int64]:
         An expression that fails on these values.
     """
     if isinstance(leaf, Matches):
-        numbered = table.append_column(_PLACE, pa.array(np.arange(table.num_rows)))
+        numbered = table.append_column(_PLACE, pa.arange(0, table.num_rows))
         try:
             found = numbered.filter(leaf.expression)[_PLACE]
         except pa.ArrowException as error:
             raise FilterError(f"the expression {leaf.expression} cannot be evaluated: {error}") from error
-        rows: NDArray[np.int64] = np.sort(found.to_numpy())
-        return rows
+        return np.sort(np.from_dlpack(found.combine_chunks()))
     column = table[leaf.column]
     if isinstance(leaf, HasElement):
         return _with_element(leaf, column)
-    return np.flatnonzero(_mask(leaf, column))
+    return _true(_mask(leaf, column))
 
 
 def comparable(column: pa.Array | pa.ChunkedArray) -> Any:
@@ -60,7 +60,7 @@ def comparable(column: pa.Array | pa.ChunkedArray) -> Any:
 
 def elements(column: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
     """Return the elements of all lists one after the other, and the row of each."""
-    rows = pc.list_parent_indices(column).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    rows: NDArray[np.int64] = np.from_dlpack(pc.list_parent_indices(column).cast(pa.int64()))
     return pc.list_flatten(column), rows
 
 
@@ -69,33 +69,33 @@ def _with_element(leaf: HasElement, column: pa.ChunkedArray) -> NDArray[np.int64
     found, first = [np.empty(0, np.int64)], 0
     for chunk in column.chunks:
         values, rows = elements(chunk)
-        found.append(first + np.unique(rows[_mask(inner, pa.chunked_array([values]))]))
+        found.append(first + np.unique(rows[_true(_mask(inner, values))]))
         first += len(chunk)
     return np.concatenate(found)
 
 
-def _mask(leaf: Leaf, column: pa.ChunkedArray) -> NDArray[np.bool_]:
+def _mask(leaf: Leaf, column: Any) -> Any:
+    """Return an Arrow array of whether a leaf holds, which may be null where it does not."""
     if isinstance(leaf, IsNull):
-        return _bools(pc.is_null(column))
+        return pc.is_null(column)
     column = comparable(column)
     if isinstance(leaf, In):
-        return _bools(_among(leaf.keys, column))
+        return _among(leaf.keys, column)
     if isinstance(leaf, HasPart):
-        return _bools(pc.match_substring(column, leaf.part))
+        return pc.match_substring(column, leaf.part)
     if not isinstance(leaf, Range):
         raise TypeError(f"{leaf!r} is not of one column")
     masks = []
     if leaf.low is not None:
         compare = pc.greater if leaf.low_open else pc.greater_equal
-        masks.append(_bools(compare(column, pa.scalar(leaf.low, column.type))))
+        masks.append(compare(column, pa.scalar(leaf.low, column.type)))
     if leaf.high is not None:
         compare = pc.less if leaf.high_open else pc.less_equal
-        masks.append(_bools(compare(column, pa.scalar(leaf.high, column.type))))
-    within: NDArray[np.bool_] = np.logical_and.reduce(masks)
-    return within
+        masks.append(compare(column, pa.scalar(leaf.high, column.type)))
+    return reduce(pc.and_, masks)
 
 
-def _among(keys: tuple[Key, ...], column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _among(keys: tuple[Key, ...], column: Any) -> Any:
     if len(keys) == 1:
         return pc.equal(column, pa.scalar(keys[0], column.type))
     if 0.0 in keys and pa.types.is_floating(column.type):
@@ -103,6 +103,5 @@ def _among(keys: tuple[Key, ...], column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.is_in(column, value_set=pa.array(keys, column.type))
 
 
-def _bools(mask: pa.ChunkedArray) -> NDArray[np.bool_]:
-    bools: NDArray[np.bool_] = mask.fill_null(False).to_numpy()
-    return bools
+def _true(mask: Any) -> NDArray[np.int64]:
+    return np.from_dlpack(pc.indices_nonzero(mask)).view(np.int64)  # to_numpy would import pandas, in 0.1 s

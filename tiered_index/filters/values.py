@@ -41,6 +41,8 @@ _EPOCH = datetime(1970, 1, 1)
 
 _MICROSECOND = timedelta(microseconds=1)
 
+_FLOATS: dict[int, type[np.floating[Any]]] = {16: np.float16, 32: np.float32, 64: np.float64}
+
 _MAX_EXPONENT = 400
 """Powers of ten beyond every column's numbers: those of float64 end at 308, and at -324."""
 
@@ -162,8 +164,9 @@ def _between(ask: Ask, kind: pa.DataType, family: Family, value: Any) -> Bracket
 
 
 def _limits(kind: pa.DataType) -> tuple[int, int]:
-    limits = np.iinfo(kind.to_pandas_dtype())
-    return int(limits.min), int(limits.max)
+    if pa.types.is_unsigned_integer(kind):
+        return 0, 2**kind.bit_width - 1
+    return -(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1
 
 
 def _number(ask: Ask, value: Any) -> Fraction | float:
@@ -198,7 +201,7 @@ def _decimal(units: int | None, scale: int) -> Decimal | None:
 
 def _floats(kind: pa.DataType, number: Fraction | float) -> tuple[float, float]:
     """Return the floats of a width around a number."""
-    width = np.dtype(kind.to_pandas_dtype()).type
+    width = _FLOATS[kind.bit_width]
     if isinstance(number, float):
         return number, number
     with np.errstate(over="ignore", under="ignore"):

@@ -123,7 +123,7 @@ def _read(leaf: Leaf, segment: Segment) -> BitMap:
         groups = np.array(undecided[start : start + GROUPS_AT_ONCE], np.int64)
         table = segment.full.groups(names or (ID_COLUMN,), groups)
         rows = places(leaf, table)
-        rows += (groups[rows // ROW_GROUP_ROWS] - rows // ROW_GROUP_ROWS) * ROW_GROUP_ROWS
+        rows = rows + (groups[rows // ROW_GROUP_ROWS] - rows // ROW_GROUP_ROWS) * ROW_GROUP_ROWS
         found |= BitMap(rows.astype(np.uint32))
     return found
 
