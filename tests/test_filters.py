@@ -194,12 +194,14 @@ def test_get_by_ids_and_filter(index: ti.Index) -> None:
     assert index.get([3, 8, 4], limit=2)["id"].to_pylist() == [3, 8]
     assert index.get(where={"id": {"$gte": 16_999}}, limit=3)["id"].to_pylist() == [16_999, 17_000, 17_001]
     assert index.get(where=flagged, limit=0).num_rows == 0
-    assert index.get(limit=2)["id"].to_pylist() == [0, 1]
+    assert index.get(where={}, limit=2)["id"].to_pylist() == [0, 1]
+    with pytest.raises(ti.ParameterError, match="ids, where= or both"):
+        index.get(limit=2)
     vectors = index.get(where={"id": 17_003}, include_vectors=True)["vector"][0].as_py()
     np.testing.assert_array_equal(np.float32(vectors), VECTORS[17_003])
     for limit in (-1, 1.5, "3", True):
         with pytest.raises(ti.ParameterError, match="limit"):
-            index.get(limit=limit)
+            index.get(where={}, limit=limit)
 
 
 def test_delete_by_filter(index: ti.Index) -> None:
@@ -240,7 +242,7 @@ def test_delete_by_filter_in_a_batch(make_index: Callable[..., ti.Index], vector
         assert index.delete(where={"kind": "c"}) == 2
         assert index.delete([5, 6]) == 1
         assert len(index) == 0
-    assert sorted(index.get()["id"].to_pylist()) == [2, 7, 9, 20]
+    assert sorted(index.get(where={})["id"].to_pylist()) == [2, 7, 9, 20]
     assert index.generations()[-1].generation == 2
     assert index.verify().ok
     assert index._current.store.unfinished == set()
@@ -263,7 +265,7 @@ def test_a_batch_that_ends_as_it_began_leaves_nothing(
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
-    assert index.get()["id"].to_pylist() == [1]
+    assert index.get(where={})["id"].to_pylist() == [1]
     assert index.generations()[-1].generation == 2
     assert index._current.store.unfinished == set()
     assert len(list((index.path / "segments").iterdir())) == 1

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tiered_index.ask import ask
 from tiered_index.config import Budget, IndexConfig, in_range
+from tiered_index.errors import ParameterError
 from tiered_index.explain import Explanation, explain
 from tiered_index.planning import Planning
 from tiered_index.results import SearchResult
@@ -139,7 +140,7 @@ class Reader:
     def get(
         self, ids: Any = None, *, where: Any = None, limit: int | None = None, include_vectors: bool = False
     ) -> pa.Table:
-        """Return rows by id, by filter, or both; without either, all rows.
+        """Return rows by id, by filter, or both.
 
         Parameters
         ----------
@@ -147,7 +148,7 @@ class Reader:
             Which rows, in this order; ids that are not in the index are left out. By default all that match
             `where`, in the order in which they are stored.
         where : mapping or pyarrow.compute.Expression, optional
-            Only rows that match. See :mod:`tiered_index.filters`.
+            Only rows that match; ``{}`` matches all. See :mod:`tiered_index.filters`.
         limit : int, optional
             The first so many of them.
         include_vectors : bool
@@ -161,13 +162,16 @@ class Reader:
         Raises
         ------
         InvalidInputError
-            One of its subclasses: bad ids, a filter that cannot be asked, or a limit out of range.
+            One of its subclasses: neither of them, bad ids, a filter that cannot be asked, or a limit out
+            of range.
         """
+        if ids is None and where is None:
+            raise ParameterError("get takes ids, where= or both; where={} matches all rows")
         if limit is not None:
             limit = in_range("limit", limit, 0)
         snapshot = self._current.get()
         if ids is None:
-            addresses = snapshot.matching({} if where is None else where).addresses(limit)
+            addresses = snapshot.matching(where).addresses(limit)
         else:
             array = id_array(ids, snapshot.manifest.id_kind)
             addresses = snapshot.find(array, id_keys(array))

@@ -60,7 +60,7 @@ def comparable(column: pa.Array | pa.ChunkedArray) -> Any:
 
 def elements(column: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
     """Return the elements of all lists one after the other, and the row of each."""
-    rows: NDArray[np.int64] = np.from_dlpack(pc.list_parent_indices(column).cast(pa.int64()))
+    rows = np.from_dlpack(pc.list_parent_indices(column).cast(pa.int64())).view(np.int64)
     return pc.list_flatten(column), rows
 
 
