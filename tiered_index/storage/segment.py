@@ -87,6 +87,10 @@ class SegmentWriter:
         """Return the row at which each id was last appended, or -1."""
         return self._lookup.find(ids, keys)
 
+    def forget(self, first: int) -> None:
+        """Let no row from `first` on stand for its id any more: they are dead."""
+        self._lookup.forget(first)
+
     def append(self, batch: RowBatch) -> None:
         """Add rows."""
         self._lookup.append(batch.ids, batch.keys, batch.vectors.inverse_norms)

@@ -98,6 +98,8 @@ class Transaction:
             if self._writer is None or len(dead) == self._writer.rows:
                 self._drop_writer()
                 self.intake.id_kind, self.intake.schema = decided
+            else:
+                self._writer.forget(first)
             raise
 
     def delete(self, ids: pa.Array, keys: Keys) -> int:
