@@ -85,6 +85,13 @@ def test_ingest_again_is_refused_and_resumed(folder: Path) -> None:
         (["search", "INDEX", "--like", "d1", "-k", "0"], "ParameterError"),
         (["search", "INDEX", "--vector", "none.npy"], "SourceError"),
         (["ingest", "none.parquet", "x.tidx"], "SourceError"),
+        (["count", "INDEX", "--where", "{year: 3}"], "FilterError"),
+        (["count", "INDEX", "--where", "3"], "FilterError"),
+        (["count", "INDEX", "--where", '{"month": 3}'], "FilterError"),
+        (["get", "INDEX", "d1", "--limit", "-1"], "ParameterError"),
+        (["get", "INDEX"], "ParameterError"),
+        (["delete", "INDEX"], "ParameterError"),
+        (["delete", "INDEX", "d1", "--where", "{}"], "ParameterError"),
     ],
 )
 def test_errors_are_one_line(folder: Path, arguments: list[str], error: str) -> None:
@@ -108,3 +115,31 @@ def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:
 
 def test_version_is_the_package_s() -> None:
     assert ti.__version__
+
+
+def test_count_get_and_delete_rows(folder: Path) -> None:
+    index = folder / "rows.tidx"
+    run("ingest", folder / "v.parquet", index, "--quiet")
+    where = json.dumps({"year": {"$in": [0, 1]}})
+    wanted = [f"d{i}" for i in range(ROWS) if i % 9 < 2]
+    assert run("count", index) == "1,000\n"
+    assert json.loads(run("count", index, "--where", where, "--json")) == {"rows": len(wanted)}
+    rows = json.loads(run("get", index, "--where", where, "--limit", 2, "--json"))
+    assert rows == [{"id": "d0", "year": 0}, {"id": "d1", "year": 1}]
+    assert json.loads(run("get", index, "d9", "d8", "d0", "--where", where, "--json")) == [
+        {"id": "d9", "year": 0},
+        {"id": "d0", "year": 0},
+    ]
+    shown = run("get", index, "d8")
+    assert "d8" in shown
+    assert "1 row" in shown
+    assert json.loads(run("delete", index, "--where", where, "--json")) == {"deleted": len(wanted)}
+    assert run("delete", index, "d2", "d0") == "1 row deleted\n"
+    assert run("count", index) == f"{ROWS - len(wanted) - 1}\n"
+
+
+def test_ids_of_an_index_of_numbers(folder: Path, vectors: np.ndarray) -> None:
+    with ti.open(folder / "numbers.tidx", dim=DIM) as index:
+        index.add([7, 8], vectors[:2])
+    assert json.loads(run("get", folder / "numbers.tidx", 8, "--json")) == [{"id": 8}]
+    assert "int64" in run("get", folder / "numbers.tidx", "eight", code=1)

@@ -409,10 +409,17 @@ def test_a_query_without_a_prefix_is_refused_only_where_prefixes_are_compared(
     assert len(filled.search(query, k=3, exact=True)) == 3
 
 
-@pytest.mark.parametrize("ids", [["a"], [None], [True], [1.5], "abc", 5, None, [1, "a"], [2**63]], ids=str)
+@pytest.mark.parametrize("ids", [["a"], [None], [True], [1.5], "abc", 5, [1, "a"], [2**63]], ids=str)
 def test_get_with_what_is_no_id_of_the_index(filled: ti.Index, refused: Refused, ids: Any) -> None:
     with refused(filled, ti.IdError):
         filled.get(ids)
+
+
+def test_get_and_delete_of_nothing_in_particular(filled: ti.Index, refused: Refused) -> None:
+    with refused(filled, ti.ParameterError, "where={} matches all"):
+        filled.get(None)
+    with refused(filled, ti.ParameterError, "either ids or where="):
+        filled.delete(None)
 
 
 @pytest.mark.parametrize(
@@ -493,6 +500,7 @@ def test_all_errors_about_arguments_are_invalid_input() -> None:
         "IdError",
         "DuplicateIdError",
         "MetadataError",
+        "FilterError",
         "ParameterError",
         "SourceError",
     }

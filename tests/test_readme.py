@@ -7,13 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_python_example_runs_as_printed(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    (expected,) = re.findall(r"```text\n(.*?)```", README, re.S)
+EXAMPLES = list(
+    zip(
+        re.findall(r"```python\n(.*?)```", README, re.S),
+        re.findall(r"```text\n(.*?)```", README, re.S),
+        strict=True,
+    )
+)
+
+
+@pytest.mark.parametrize(("code", "expected"), EXAMPLES, ids=["first", "filters"])
+def test_the_python_examples_run_as_printed(code: str, expected: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
@@ -29,7 +39,19 @@ def test_the_commands_it_names_exist() -> None:
 
     commands = get_command(app).commands
     named = re.findall(r"tiered-index (\w+) (.*)", README)
-    expected = {"calibrate", "demo", "explain", "info", "ingest", "optimize", "search", "verify"}
+    expected = {
+        "calibrate",
+        "count",
+        "delete",
+        "demo",
+        "explain",
+        "get",
+        "info",
+        "ingest",
+        "optimize",
+        "search",
+        "verify",
+    }
     assert {name for name, _ in named} == expected
     for name, rest in named:
         options = {option for parameter in commands[name].params for option in parameter.opts}

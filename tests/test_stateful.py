@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -40,21 +41,29 @@ class IndexMachine(RuleBasedStateMachine):
 
     def put(self, model: dict[int, np.ndarray], ids: list[int], seed: int, replace: bool) -> None:
         vectors = self.draw(seed, len(ids))
+        thirds = {"third": pa.array([i % 3 for i in ids], pa.int64())}
         known = [i for i in ids if i in model]
         if replace:
-            self.index.upsert(ids, vectors)
+            self.index.upsert(ids, vectors, thirds)
         elif known:
             try:
-                self.index.add(ids, vectors)
+                self.index.add(ids, vectors, thirds)
             except ti.DuplicateIdError:
                 return
             raise AssertionError(f"{known} were added twice")
         else:
-            self.index.add(ids, vectors)
+            self.index.add(ids, vectors, thirds)
         model.update(zip(ids, vectors, strict=True))
 
-    def remove(self, model: dict[int, np.ndarray], ids: list[int]) -> None:
-        assert self.index.delete(ids) == len([i for i in ids if i in model])
+    def remove(self, model: dict[int, np.ndarray], ids: list[int], by_filter: bool) -> None:
+        if by_filter:  # another set of rows, to be found by two columns
+            third = len(ids) % 3
+            where = {"third": third, "id": {"$lte": max(ids, default=0)}}
+            ids = [i for i in range(max(ids, default=0) + 1) if i % 3 == third]
+            deleted = self.index.delete(where=where)
+        else:
+            deleted = self.index.delete(ids)
+        assert deleted == len([i for i in ids if i in model])
         for i in ids:
             model.pop(i, None)
 
@@ -62,12 +71,14 @@ class IndexMachine(RuleBasedStateMachine):
     def write(self, ids: list[int], seed: int, replace: bool) -> None:
         self.put(self.model, ids, seed, replace)
 
-    @rule(ids=IDS)
-    def delete(self, ids: list[int]) -> None:
-        self.remove(self.model, ids)
+    @rule(ids=IDS, by_filter=st.booleans())
+    def delete(self, ids: list[int], by_filter: bool) -> None:
+        self.remove(self.model, ids, by_filter)
 
     @rule(
-        steps=st.lists(st.tuples(IDS, SEEDS, st.sampled_from(["add", "upsert", "delete"])), max_size=4),
+        steps=st.lists(
+            st.tuples(IDS, SEEDS, st.sampled_from(["add", "upsert", "delete", "delete where"])), max_size=4
+        ),
         fails=st.booleans(),
     )
     def batch(self, steps: list[tuple[list[int], int, str]], fails: bool) -> None:
@@ -75,8 +86,8 @@ class IndexMachine(RuleBasedStateMachine):
         try:
             with self.index.batch():
                 for ids, seed, verb in steps:
-                    if verb == "delete":
-                        self.remove(model, ids)
+                    if verb.startswith("delete"):
+                        self.remove(model, ids, verb == "delete where")
                     else:
                         self.put(model, ids, seed, verb == "upsert")
                 if fails:
@@ -136,6 +147,7 @@ class IndexMachine(RuleBasedStateMachine):
             result = index.search(query, k=20)
             assert len(index) == len(model)
             assert set(result.ids.tolist()) == set(model)
+            assert index.count({"third": 1}) == len([i for i in model if i % 3 == 1])
             assert result.plan.strategy == "scan" or not model
             if model:
                 ids = list(model)

@@ -14,7 +14,7 @@ the full vectors live on disk, once, in plain Parquet that is mapped in place, a
 How the parts depend on each other, each only on those to its right::
 
     index, ingest -> ask, explain -> planning, calibration -> search, exact, results -> storage
-        -> coarse, full -> compiled, planner, validate -> config, errors
+        -> coarse, full -> compiled, filters, planner, validate -> config, errors
 
 ``planner`` is given numbers and knows none of the tiers. ``coarse`` alone knows FAISS, ``compiled`` alone
 Numba.
@@ -32,6 +32,7 @@ from tiered_index.errors import (
     CorruptIndexError,
     DimensionError,
     DuplicateIdError,
+    FilterError,
     GenerationNotFoundError,
     IdError,
     IndexClosedError,
@@ -53,11 +54,12 @@ from tiered_index.errors import (
     ZeroVectorError,
 )
 from tiered_index.explain import Explanation
-from tiered_index.index import Generation, Index
+from tiered_index.index import Index
 from tiered_index.ingest import IngestReport, ingest
 from tiered_index.opening import open_index as open  # noqa: A004 - ti.open, as in gzip.open
 from tiered_index.planner.model import Calibration
 from tiered_index.planner.plan import Plan
+from tiered_index.reader import Generation
 from tiered_index.results import SearchResult, SearchStats
 from tiered_index.stats import IndexStats
 from tiered_index.storage.policy import MergePolicy, NoMergePolicy, SizeTieredPolicy
@@ -75,6 +77,7 @@ __all__ = [
     "DimensionError",
     "DuplicateIdError",
     "Explanation",
+    "FilterError",
     "Generation",
     "GenerationNotFoundError",
     "IdError",

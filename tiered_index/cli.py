@@ -1,12 +1,11 @@
-"""The command line: ingest, search, explain, calibrate, info, optimize, verify, demo; each with --json."""
+"""The command line: what makes, searches and keeps an index, each with --json; for rows see cli_rows.py."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import tiered_index as ti
+from tiered_index.cli_rows import AsJson, IndexPath, errors, keys_of, rows_app
 from tiered_index.show import (
     err,
     out,
@@ -35,8 +35,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-IndexPath = Annotated[Path, typer.Argument(help="The index folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Like = Annotated[str | None, typer.Option(help="Search with the vector of the row of this id.")]
 VectorFile = Annotated[
     Path | None, typer.Option(help="A .npy file with the query, or '-': a JSON array on standard input.")
@@ -47,14 +45,7 @@ BudgetMs = Annotated[float | None, typer.Option(help="Milliseconds the search ma
 MinRecall = Annotated[float | None, typer.Option(help="Recall the search must reach.")]
 
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn the package's errors into one line and exit status 1."""
-    try:
-        yield
-    except ti.TieredIndexError as error:
-        err.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from error
+app.add_typer(rows_app)
 
 
 @app.command()
@@ -78,7 +69,7 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Add vectors to an index, creating it if need be."""
-    with _errors():
+    with errors():
         report = ti.ingest(
             source,
             index,
@@ -116,7 +107,7 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search with a stored row's vector, or with one from a file."""
-    with _errors(), ti.open(index, mode="r") as opened:
+    with errors(), ti.open(index, mode="r") as opened:
         query = _query(opened, like, vector, row)
         fixed: dict[str, Any] = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates}
         asked: dict[str, Any] = {"latency_budget_ms": budget_ms, "min_recall": min_recall}
@@ -144,7 +135,7 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Show the plan a search would take and what it beat; with a query, also what it took."""
-    with _errors(), ti.open(index, mode="r") as opened:
+    with errors(), ti.open(index, mode="r") as opened:
         query = None if like is None and vector is None else _query(opened, like, vector, row)
         asked: dict[str, Any] = {"latency_budget_ms": budget_ms, "min_recall": min_recall}
         explanation = opened.explain(query, k, exact=exact, **asked)
@@ -165,7 +156,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure what each plan takes and finds on this machine, and keep that with the index."""
-    with _errors(), ti.open(index) as opened:
+    with errors(), ti.open(index) as opened:
         given = None if queries is None else _load(queries)
         with err.status("measuring") as status:
             calibration = opened.calibrate(
@@ -191,7 +182,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Show what an index holds, and what each tier takes in memory and on disk."""
-    with _errors(), ti.open(index, mode="r") as opened:
+    with errors(), ti.open(index, mode="r") as opened:
         stats = opened.stats()
         states = opened.generations() if generations else []
     if as_json:
@@ -228,6 +219,8 @@ def info(
         size_of(stats.lookup_bytes),
         size_of(stats.lookup_disk_bytes),
     )
+    if stats.columns_disk_bytes:
+        table.add_row("filters", "bitmaps of columns (mapped)", "-", size_of(stats.columns_disk_bytes))
     table.add_row("full", "vectors and metadata, Parquet", "-", size_of(stats.full_disk_bytes))
     out.print(table)
     if stats.rows:
@@ -241,7 +234,7 @@ def info(
 @app.command()
 def optimize(index: IndexPath, as_json: AsJson = False) -> None:
     """Merge all segments into one, drop deleted rows, and remove generations that are not kept."""
-    with _errors(), ti.open(index) as opened:
+    with errors(), ti.open(index) as opened:
         opened.optimize()
         stats = opened.stats()
     if as_json:
@@ -253,7 +246,7 @@ def optimize(index: IndexPath, as_json: AsJson = False) -> None:
 @app.command()
 def verify(index: IndexPath, as_json: AsJson = False) -> None:
     """Compare every byte with its digest, and every row's id and code with its vector."""
-    with _errors(), ti.open(index, mode="r") as opened:
+    with errors(), ti.open(index, mode="r") as opened:
         report = opened.verify()
     if as_json:
         print_json(report)
@@ -281,7 +274,7 @@ def demo(
         pass
 
     say: Callable[[str], None] = quiet if as_json else out.print
-    with _errors():
+    with errors():
         shown = run.Demo(folder or _cache_folder(), say)
         shown.build()
         answers = [shown.ask(question) for question in ([query] if query else run.QUESTIONS)]
@@ -315,14 +308,9 @@ def _query(index: ti.Index, like: str | None, vector: Path | None, row: int) -> 
     if (like is None) == (vector is None):
         raise ti.ParameterError("give either --like ID or --vector FILE")
     if like is not None:
-        stored = index.stats().id_kind
-        try:
-            key: Any = int(like) if stored == "int64" else like
-        except ValueError as error:
-            raise ti.IdError(f"the index holds int64 ids, not {like!r}") from error
-        found = index.get([key], include_vectors=True)
+        found = index.get(keys_of(index, [like]), include_vectors=True)
         if not found.num_rows:
-            raise ti.IdError(f"no row with the id {key!r}")
+            raise ti.IdError(f"no row with the id {like!r}")
         flat = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         # a query has all dimensions; those that are not kept do not count
         return np.pad(flat.astype(np.float32), (0, index.config.dim - len(flat)))

@@ -11,6 +11,7 @@
     │   ├── IdError                         an id that is null or of the wrong kind
     │   ├── DuplicateIdError                an id twice in the batch, or already in the index
     │   ├── MetadataError                   unknown or missing columns, values of another type
+    │   ├── FilterError                     an unknown column or operator, a value that does not fit
     │   ├── ParameterError                  k, ef, candidates, prefix_dim, ... out of range
     │   └── SourceError                     a source for ingestion that cannot be read
     ├── ConfigMismatchError (ValueError)    opened with settings other than the index was made with
@@ -91,6 +92,10 @@ class DuplicateIdError(InvalidInputError):
 
 class MetadataError(InvalidInputError):
     """Metadata with unknown or missing columns, or values of another type."""
+
+
+class FilterError(InvalidInputError):
+    """A filter with an unknown column or operator, or a value that does not fit its column."""
 
 
 class ParameterError(InvalidInputError):

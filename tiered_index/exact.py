@@ -9,7 +9,7 @@ import numpy as np
 from tiered_index.blas import product
 from tiered_index.planner.plan import EXACT
 from tiered_index.results import Hits, SearchStats
-from tiered_index.storage.scope import ROW_BITS
+from tiered_index.storage.live import ROW_BITS
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tiered_index.config import IndexConfig
-from tiered_index.storage.segment import COARSE_FILE, LOOKUP_FILE, ROWS_FILE
+from tiered_index.storage.segment import COARSE_FILE, COLUMNS_FILE, LOOKUP_FILE, ROWS_FILE
 from tiered_index.storage.snapshot import Snapshot
 
 _FLOAT32_BYTES = 4
@@ -30,8 +30,8 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
         The tier in memory: prefixes and graph. They are mapped, so worker processes share them.
     lookup_bytes : int
         Ids and inverse norms, mapped too; of it only what is asked for is read.
-    coarse_disk_bytes, full_disk_bytes, lookup_disk_bytes : int
-        Files on disk; the full tier's hold the metadata too.
+    coarse_disk_bytes, full_disk_bytes, lookup_disk_bytes, columns_disk_bytes : int
+        Files on disk; the full tier's hold the metadata too, the last ones bitmaps of columns for filters.
     full_hnsw_bytes : int
         What the same rows would take in memory as float32 vectors of all dimensions under an HNSW graph
         of the same degree.
@@ -50,6 +50,7 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
     coarse_disk_bytes: int
     full_disk_bytes: int
     lookup_disk_bytes: int
+    columns_disk_bytes: int
     full_hnsw_bytes: int
 
 
@@ -58,8 +59,8 @@ def index_stats(snapshot: Snapshot) -> IndexStats:
     manifest = snapshot.manifest
     memory = [live.segment.coarse.memory_bytes() for live in snapshot.segments]
     disk = {
-        name: sum(entry.files[name].size for entry in manifest.segments)
-        for name in (ROWS_FILE, COARSE_FILE, LOOKUP_FILE)
+        name: sum(entry.files[name].size for entry in manifest.segments if name in entry.files)
+        for name in (ROWS_FILE, COARSE_FILE, LOOKUP_FILE, COLUMNS_FILE)
     }
     node_bytes = graph_node_bytes(manifest.config.graph_degree)
     return IndexStats(
@@ -76,6 +77,7 @@ def index_stats(snapshot: Snapshot) -> IndexStats:
         coarse_disk_bytes=disk[COARSE_FILE],
         full_disk_bytes=disk[ROWS_FILE],
         lookup_disk_bytes=disk[LOOKUP_FILE],
+        columns_disk_bytes=disk[COLUMNS_FILE],
         full_hnsw_bytes=snapshot.rows * (_FLOAT32_BYTES * manifest.config.dim + node_bytes),
     )
 

@@ -201,14 +201,18 @@ ASK: dict[str, Callable[[ti.Index, list[Any], np.ndarray], Any]] = {
     "count": lambda index, ids, queries: index.count(),
     "rows": lambda index, ids, queries: index.get(ids),
     "vectors": lambda index, ids, queries: index.get(ids, include_vectors=True),
+    "matching": lambda index, ids, queries: index.get(where={"even": True}),
     "search": lambda index, ids, queries: index.search(queries[0]).to_arrow(),
     "searches": lambda index, ids, queries: index.search(queries).to_arrow(),
     "exact": lambda index, ids, queries: index.search(queries, exact=True).to_arrow(),
 }
 """What is asked of a damaged index."""
 
-ALWAYS_RIGHT = {"count", "rows"}
+ALWAYS_RIGHT = {"count", "rows", "matching"}
 """Answers for which every byte that is read has a checksum: right, or a typed error, even without verify."""
+
+
+EVEN = [i % 2 == 0 for i in range(4_096 + 12)]
 
 
 def small_specimen(folder: Path) -> Specimen:
@@ -217,8 +221,12 @@ def small_specimen(folder: Path) -> Specimen:
     vectors = matryoshka_vectors(8, 16, seed=3)
     ids = [f"row {i}" for i in range(8)]
     with ti.open(path, dim=16, prefix_dim=8, merge_policy=ti.NoMergePolicy()) as index:
-        index.add(ids[:5], vectors[:5], metadata={"text": [f"text of {i}" for i in ids[:5]]})
-        index.add(ids[5:], vectors[5:], metadata={"text": [f"text of {i}" for i in ids[5:]]})
+        index.add(
+            ids[:5], vectors[:5], metadata={"text": [f"text of {i}" for i in ids[:5]], "even": EVEN[:5]}
+        )
+        index.add(
+            ids[5:], vectors[5:], metadata={"text": [f"text of {i}" for i in ids[5:]], "even": EVEN[5:8]}
+        )
         index.delete([ids[1]])
     return _specimen(path, ids, matryoshka_vectors(3, 16, seed=3, stream=1))
 
@@ -230,8 +238,8 @@ def graph_specimen(folder: Path) -> Specimen:
     vectors = matryoshka_vectors(rows, 8, seed=4)
     ids = list(range(rows))
     with ti.open(path, dim=8, prefix_dim=8, merge_policy=ti.NoMergePolicy()) as index:
-        index.add(ids[:4_096], vectors[:4_096], metadata={"number": ids[:4_096]})
-        index.add(ids[4_096:], vectors[4_096:], metadata={"number": ids[4_096:]})
+        index.add(ids[:4_096], vectors[:4_096], metadata={"number": ids[:4_096], "even": EVEN[:4_096]})
+        index.add(ids[4_096:], vectors[4_096:], metadata={"number": ids[4_096:], "even": EVEN[4_096:]})
         index.delete([ids[-2]])
     # the first is a row of the small segment, so that a search must read both
     queries = np.concatenate([vectors[-1:], matryoshka_vectors(2, 8, seed=4, stream=1)])

@@ -236,13 +236,14 @@ SYNCS: dict[str, Skip] = {
     "rows.parquet": _file("rows.parquet"),
     "coarse.faiss": _file("coarse.faiss"),
     "lookup.arrow": _file("lookup.arrow"),
-    "tombstones": _file(".roaring"),
+    "columns.roaring": _file("columns.roaring"),
+    "tombstones": lambda path, log: path.name.startswith("deleted-"),
     "manifest": _file(".tmp"),
     "folder of a new segment": lambda path, log: (
-        path.parent.name == "segments" and _last_entered(log) == "lookup.arrow"
+        path.parent.name == "segments" and _last_entered(log) == "columns.roaring"
     ),
     "folder of a segment, after tombstones": lambda path, log: (
-        path.parent.name == "segments" and _last_entered(log).endswith(".roaring")
+        path.parent.name == "segments" and _last_entered(log).startswith("deleted-")
     ),
     "folder of segments": _file("segments"),
     "folder of manifests, after a commit": lambda path, log: (

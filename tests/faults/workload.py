@@ -47,9 +47,10 @@ def rows_of(ids: Iterable[int], version: int = 0) -> Content:
     return {row: vector(row, version).tobytes() for row in ids}
 
 
-def arguments(rows: Content) -> tuple[list[int], np.ndarray]:
+def arguments(rows: Content) -> tuple[list[int], np.ndarray, dict[str, list[int]]]:
     """Return rows as a call takes them."""
-    return list(rows), np.frombuffer(b"".join(rows.values()), np.float32).reshape(-1, DIM)
+    vectors = np.frombuffer(b"".join(rows.values()), np.float32).reshape(-1, DIM)
+    return list(rows), vectors, {"third": [row % 3 for row in rows]}
 
 
 def open_with(files: Files, path: Path, *, keep: int = KEEP_GENERATIONS, fanout: int = 3) -> Index:
@@ -73,7 +74,9 @@ def content_of(index: Index) -> Content:
         }
     assert len(found) == index.count(), f"get() finds {len(found)} rows of {index.count()}"
     if found:
-        ids, vectors = arguments(found)
+        matching = index.count({"third": 1})
+        assert matching == sum(row % 3 == 1 for row in found), f"a filter finds {matching} rows"
+        ids, vectors, _ = arguments(found)
         hits = index.search(vectors, k=len(ids), exact=True).ids
         assert hits[:, 0].tolist() == ids, "an exact search does not find each row by its own vector"
         assert set(hits[0].tolist()) == set(ids), "an exact search finds other rows than get()"
@@ -109,7 +112,7 @@ class Session:
         """Upsert after add, so that rows of the new segment are dead when it is committed."""
         with self.index.batch():
             self.index.add(*arguments(rows_of(add)))
-            self.index.delete(list(delete))
+            self.index.delete(where={"id": {"$in": list(delete)}})
             self.index.upsert(*arguments(rows_of(upsert, 9)))
         kept = {row: data for row, data in self.content.items() if row not in set(delete)}
         self.content = {**kept, **rows_of(add), **rows_of(upsert, 9)}

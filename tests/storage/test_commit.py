@@ -54,13 +54,13 @@ def test_lost_manifests_do_not_make_garbage_of_the_rest(
         assert len(again) == 1
 
 
-@pytest.mark.parametrize("name", ["rows.parquet", "coarse.faiss", "lookup.arrow"])
+@pytest.mark.parametrize("name", ["rows.parquet", "coarse.faiss", "lookup.arrow", "columns.roaring"])
 @pytest.mark.parametrize("damage", ["missing", "shorter", "longer"])
 def test_missing_and_resized_files_are_named(
     make_index: Callable[..., ti.Index], vectors: np.ndarray, name: str, damage: str
 ) -> None:
     index = make_index()
-    index.add(np.arange(50), vectors[:50])
+    index.add(np.arange(50), vectors[:50], {"year": [2025] * 50})
     index.close()
     (file,) = index.path.rglob(name)
     if damage == "missing":
@@ -83,18 +83,21 @@ class FullDisk(Files):
         return super().create(path)
 
 
-@pytest.mark.parametrize("ending", ["rows.parquet", "coarse.faiss", "lookup.arrow", ".tmp"])
+@pytest.mark.parametrize(
+    "ending", ["rows.parquet", "coarse.faiss", "lookup.arrow", "columns.roaring", ".tmp"]
+)
 def test_a_failed_write_leaves_the_index_as_it_was(
     make_index: Callable[..., ti.Index], vectors: np.ndarray, ending: str
 ) -> None:
     index = make_index()
-    index.add(np.arange(20), vectors[:20])
+    years = {"year": [2025] * 20}
+    index.add(np.arange(20), vectors[:20], years)
     index._current.store.files = FullDisk(ending)
     with pytest.raises(ti.StorageError, match="No space left"):
-        index.add(np.arange(20, 40), vectors[20:40])
+        index.add(np.arange(20, 40), vectors[20:40], years)
     assert len(index) == 20
     assert not list((index.path / "manifests").glob("*.tmp"))
     assert len(list((index.path / "segments").iterdir())) == 1
     index._current.store.files = Files()
-    index.add(np.arange(20, 40), vectors[20:40])
+    index.add(np.arange(20, 40), vectors[20:40], years)
     assert len(index) == 40

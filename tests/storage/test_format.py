@@ -14,7 +14,7 @@ from tiered_index.testing import exact_top_k
 from .make_format import ROWS, content
 
 
-@pytest.mark.parametrize("version", [1])
+@pytest.mark.parametrize("version", [1, 2])
 def test_an_index_of_every_format_version_opens(version: int, tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parent / f"format-{version}", tmp_path / "index")
     ids, vectors, metadata = content()
@@ -27,6 +27,7 @@ def test_an_index_of_every_format_version_opens(version: int, tmp_path: Path) ->
         assert table["id"].to_pylist() == [ids[i] for i in left]
         assert table["even"].to_pylist() == [metadata["even"][i] for i in left]
         np.testing.assert_array_equal(np.stack(table["vector"].to_numpy(zero_copy_only=False)), vectors[left])
+        assert index.get(where={"even": True, "n": {"$lt": 10}})["n"].to_pylist() == [2, 4, 6, 8]
         truth, _ = exact_top_k(vectors[left], vectors[5:6], 3)
         found = index.search(vectors[5], k=3, ef=64, candidates=64)
         assert (found.plan.strategy, found.stats.parts_walked) == ("graph", 1)

@@ -25,6 +25,28 @@ def segments_on_disk(index: ti.Index) -> int:
     return len(list((index.path / "segments").iterdir()))
 
 
+def test_a_row_that_a_failed_upsert_had_replaced_is_found_again(
+    make_index: Callable[..., ti.Index],
+) -> None:
+    """The first of its batches was written before the second was refused."""
+    index = make_index(dim=4, prefix_dim=4, merge_policy=ti.NoMergePolicy())
+    vectors = np.random.default_rng(0).normal(size=(9_000, 4)).astype(np.float32)
+    refused = vectors.copy()
+    refused[8_500] = np.nan
+    with index.batch():
+        index.add([5, 6], vectors[:2])
+        with pytest.raises(ti.NonFiniteVectorError):
+            index.upsert(range(9_000), refused)
+        with pytest.raises(ti.DuplicateIdError):
+            index.add([5], vectors[:1])
+        index.upsert([6], vectors[6:7])
+    for _ in range(2):
+        np.testing.assert_array_equal(index.get([5], include_vectors=True)["vector"][0].as_py(), vectors[0])
+        np.testing.assert_array_equal(index.get([6], include_vectors=True)["vector"][0].as_py(), vectors[6])
+        assert index.count({"id": {"$in": [5, 6, 7]}}) == len(index) == 2
+        index.optimize()
+
+
 def test_upsert_replaces_and_delete_removes(make_index: Callable[..., ti.Index], vectors: np.ndarray) -> None:
     index = make_index()
     index.add(range(10), vectors[:10], {"n": list(range(10))})

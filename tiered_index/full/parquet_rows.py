@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tiered_index.config import Dtype
 from tiered_index.errors import CorruptIndexError, LayoutError, unreadable
+from tiered_index.full.bounds import Bounds, group_bounds
 from tiered_index.full.parquet_writer import ROW_GROUP_ROWS, vector_type
 from tiered_index.mapped import MappedFile
 from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
@@ -168,8 +169,35 @@ class ParquetRows:
         CorruptIndexError
             A page's checksum is wrong, or the file has become shorter.
         """
-        self._mapped.check()
         groups, which = np.unique(rows >> _GROUP_SHIFT, return_inverse=True)
+        table = self.groups(names, groups)
+        places = which * ROW_GROUP_ROWS + (rows & _GROUP_MASK)  # only the file's last group is shorter
+        return table.select(list(names)).take(pa.array(places))
+
+    @property
+    def group_count(self) -> int:
+        """How many row groups there are."""
+        return len(self._bases)
+
+    def bounds(self, name: str) -> Iterator[Bounds | None]:
+        """Yield what is known of a column in each row group without reading it."""
+        kind = self._parquet.schema_arrow.field(name).type
+        return group_bounds(self._parquet.metadata, name, kind)
+
+    def column(self, name: str) -> Iterator[tuple[int, pa.ChunkedArray]]:
+        """Yield (first row, values) of a column, a row group at a time."""
+        for group in range(self.group_count):
+            yield group * ROW_GROUP_ROWS, self.groups([name], np.array([group]))[name]
+
+    def groups(self, names: Sequence[str], groups: NDArray[np.int64]) -> pa.Table:
+        """Return columns of whole row groups, one after the other.
+
+        Raises
+        ------
+        CorruptIndexError
+            A page's checksum is wrong, or the file has become shorter.
+        """
+        self._mapped.check()
         try:
             # A reader of its own: two threads in one of Arrow's read_row_groups crashed. And no threads of
             # Arrow's: one that lets go of Python's buffer while the process ends aborts it.
@@ -189,8 +217,7 @@ class ParquetRows:
             raise CorruptIndexError(
                 f"{self.path}: pages of {table.num_rows} rows, where {wanted} were written"
             )
-        places = which * ROW_GROUP_ROWS + (rows & _GROUP_MASK)  # only the file's last group is shorter
-        return table.select(list(names)).take(pa.array(places))
+        return table
 
     def close(self) -> None:
         """Close the descriptor; mappings go when the last array over them does."""

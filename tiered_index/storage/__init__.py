@@ -9,6 +9,7 @@
         rows.parquet              id, metadata columns, full vectors (mapped in place)
         coarse.faiss              bf16 codes of the prefixes, and their HNSW graph
         lookup.arrow              ids by row, rows by id, inverse norms
+        columns.roaring           rows of each value, of columns of few values; not in every segment
         deleted-<token>.roaring   rows deleted since, as of one generation or another
 
 Files are never changed once written. A commit writes new ones under new names, syncs them and their

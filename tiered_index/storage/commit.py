@@ -208,6 +208,7 @@ class Store:
         """
         manifest = msgspec.structs.replace(
             previous,
+            format=FORMAT_VERSION,
             generation=previous.generation + 1,
             parent=previous.generation,
             created=_now(),

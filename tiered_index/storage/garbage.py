@@ -8,7 +8,7 @@ from contextlib import suppress
 from tiered_index.errors import TieredIndexError
 from tiered_index.storage.commit import CALIBRATION, Store
 from tiered_index.storage.manifest import Manifest, file_name
-from tiered_index.storage.segment import FILE_NAMES, remove_segment
+from tiered_index.storage.segment import remove_segment
 
 MIN_KEEP_GENERATIONS = 1
 DEFAULT_KEEP_GENERATIONS = 3
@@ -45,7 +45,7 @@ def _collect_segments(store: Store, kept: list[Manifest]) -> None:
     named: defaultdict[str, set[str]] = defaultdict(set)
     for manifest in kept:
         for entry in manifest.segments:
-            named[entry.name] |= {*FILE_NAMES, *([entry.tombstones.file] if entry.tombstones else [])}
+            named[entry.name] |= {*entry.files, *([entry.tombstones.file] if entry.tombstones else [])}
     for name in store.files.names(store.segments):
         folder = store.segments / name
         if name in store.unfinished:

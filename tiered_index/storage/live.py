@@ -20,6 +20,11 @@ from tiered_index.storage.manifest import SegmentEntry, Tombstones
 from tiered_index.storage.segment import Segment, check_size, read_whole
 from tiered_index.validate.ids import Keys
 
+ROW_BITS = 32
+"""A row's address in a snapshot: its segment's number, shifted left by this, plus its place there."""
+
+ROW_MASK = (1 << ROW_BITS) - 1
+
 
 class LiveSegment:
     """A segment and its tombstones.

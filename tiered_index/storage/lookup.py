@@ -27,6 +27,7 @@ class LookupBuilder:
         self._ids: list[pa.Array] = []
         self._norms: list[NDArray[np.float32]] = []
         self._runs: list[tuple[Keys, NDArray[np.uint32]]] = []
+        self._forgotten: list[tuple[Keys, NDArray[np.uint32]]] = []
         self.rows = 0
 
     def append(self, ids: pa.Array, keys: Keys, inverse_norms: NDArray[np.float32] | None) -> None:
@@ -49,8 +50,18 @@ class LookupBuilder:
             found = np.where(rows >= 0, rows, found)
         return found
 
+    def forget(self, first: int) -> None:
+        """Let no row from `first` on stand for its id any more: a row before it may have that id."""
+        for i, (keys, rows) in enumerate(self._runs):
+            kept = rows < first
+            self._forgotten.append((keys[~kept], rows[~kept]))
+            self._runs[i] = keys[kept], rows[kept]
+
     def serialize(self, id_type: pa.DataType) -> pa.Buffer:
         """Return the bytes of the Arrow file."""
+        # of rows with the same id the last one counts
+        self._runs[:0] = self._forgotten
+        self._forgotten.clear()
         runs = self._runs
         while len(runs) > 1:
             later = runs.pop()
@@ -116,6 +127,11 @@ class Lookup:
         """One over each stored vector's length; None under the dot metric."""
         self._mapped.check()
         return self._norms
+
+    @property
+    def id_type(self) -> pa.DataType:
+        """The Arrow type of the ids."""
+        return self._ids.type
 
     def ids(self, rows: NDArray[np.int64]) -> pa.Array:
         """Return the ids of `rows`, in that order."""

@@ -12,7 +12,9 @@ from tiered_index.config import IdKind, IndexConfig
 from tiered_index.errors import CorruptIndexError
 from tiered_index.storage.files import FileEntry
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no columns.roaring; its writers would remove those as garbage."""
+
 _NAME_DIGITS = 12
 _SUFFIX = ".json"
 _DIGEST = b',\n "digest": "xxh3-128:%s"\n}\n'

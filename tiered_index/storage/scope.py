@@ -10,11 +10,8 @@ from numpy.typing import NDArray
 
 from tiered_index.coarse.prefix_graph import CoarseTier
 from tiered_index.coarse.selection import Selection
-from tiered_index.storage.live import LiveSegment
+from tiered_index.storage.live import ROW_BITS, LiveSegment
 from tiered_index.storage.road import Road, road_of
-
-ROW_BITS = 32
-"""A row's address is its segment's number, shifted left by so many, plus its place there."""
 
 MAX_GATHERED_ROWS = 16_384
 """Rows of segments without a graph that are copied together, to be scanned in one call: 8 MB of codes."""

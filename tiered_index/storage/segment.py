@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyroaring import BitMap
 
 from tiered_index.coarse.prefix_graph import CoarseBuilder, CoarseTier
 from tiered_index.config import IdKind, IndexConfig
@@ -18,16 +19,24 @@ from tiered_index.errors import CorruptIndexError, unreadable
 from tiered_index.full.parquet_rows import ParquetRows
 from tiered_index.full.parquet_writer import ParquetRowsWriter, file_schema
 from tiered_index.full.rescore import Scorer
+from tiered_index.storage.column_index import ColumnIndex, ColumnIndexBuilder
 from tiered_index.storage.files import FileEntry, Files, HashingFile, entry_of
 from tiered_index.storage.lookup import Lookup, LookupBuilder
 from tiered_index.storage.manifest import SegmentEntry
+from tiered_index.storage.recent import Recent
 from tiered_index.validate.batch import RowBatch
 from tiered_index.validate.ids import ID_TYPES, Keys
 
 ROWS_FILE = "rows.parquet"
 COARSE_FILE = "coarse.faiss"
 LOOKUP_FILE = "lookup.arrow"
+COLUMNS_FILE = "columns.roaring"
 FILE_NAMES = (ROWS_FILE, COARSE_FILE, LOOKUP_FILE)
+"""Those that every segment has; the columns' file is there if a column is indexed."""
+
+LEAVES_BYTES = 8 << 20
+"""What a segment holds of the rows that matched single conditions lately: of 64 where a million rows match in
+half, of many more otherwise."""
 
 _PARQUET_TAIL = 8
 """Bytes after the footer: its length, and the magic number."""
@@ -67,6 +76,7 @@ class SegmentWriter:
             undo.pop_all()
         self._coarse = CoarseBuilder(config.prefix_dim, config.graph_degree, config.ef_construction)
         self._lookup = LookupBuilder()
+        self._columns = ColumnIndexBuilder(schema)
 
     @property
     def rows(self) -> int:
@@ -77,11 +87,16 @@ class SegmentWriter:
         """Return the row at which each id was last appended, or -1."""
         return self._lookup.find(ids, keys)
 
+    def forget(self, first: int) -> None:
+        """Let no row from `first` on stand for its id any more: they are dead."""
+        self._lookup.forget(first)
+
     def append(self, batch: RowBatch) -> None:
         """Add rows."""
         self._lookup.append(batch.ids, batch.keys, batch.vectors.inverse_norms)
         self._rows.append(batch.ids, batch.metadata, batch.vectors.stored)
         self._coarse.add(batch.vectors.prefixes)
+        self._columns.append(batch.metadata)
 
     def finish(self) -> SegmentEntry:
         """Write the rest, make the files durable, and return the manifest's entry for them."""
@@ -93,6 +108,13 @@ class SegmentWriter:
         with closing(HashingFile(self._files, self._folder / LOOKUP_FILE)) as lookup:
             lookup.write(self._lookup.serialize(self._id_type))
             entries[LOOKUP_FILE] = lookup.finish()
+        parts = self._columns.parts()
+        first = next(parts, None)
+        if first is not None:
+            with closing(HashingFile(self._files, self._folder / COLUMNS_FILE)) as columns:
+                for part in (first, *parts):
+                    columns.write(part)
+                entries[COLUMNS_FILE] = columns.finish()
         self._files.sync_folder(self._folder)
         self._files.sync_folder(self._folder.parent)
         footer = read_footer(self._folder / ROWS_FILE)
@@ -137,7 +159,7 @@ def read_whole(path: Path) -> bytes:
 class Segment:
     """A segment, open for reading.
 
-    Every byte that is parsed was compared with its digest before: codes, graph and lookup whole, of
+    Every byte that is parsed was compared with its digest before: codes, graph, lookup and bitmaps whole, of
     rows.parquet the footer. Vectors are not parsed; :mod:`tiered_index.storage.verify` compares them.
 
     Parameters
@@ -159,8 +181,9 @@ class Segment:
         self.name = entry.name
         self.rows = entry.rows
         self.folder = folder
-        for name in (COARSE_FILE, LOOKUP_FILE):
-            check_digest(folder / name, entry.files[name])
+        for name in (COARSE_FILE, LOOKUP_FILE, COLUMNS_FILE):
+            if name in FILE_NAMES or name in entry.files:
+                check_digest(folder / name, entry.files[name])
         check_size(folder / ROWS_FILE, entry.files[ROWS_FILE])
         if read_footer(folder / ROWS_FILE) != entry.footer:
             raise CorruptIndexError(f"{folder / ROWS_FILE}: the footer's digest is wrong")
@@ -170,6 +193,10 @@ class Segment:
                 f"{folder / COARSE_FILE}: a graph is missing, or there where none was written"
             )
         self.lookup = Lookup(str(folder / LOOKUP_FILE), entry.rows)
+        self.columns: ColumnIndex | None = None
+        if COLUMNS_FILE in entry.files:
+            self.columns = ColumnIndex(str(folder / COLUMNS_FILE), entry.rows)
+        self.leaves: Recent[BitMap] = Recent(LEAVES_BYTES)
         self.full = ParquetRows(str(folder / ROWS_FILE), config.store_dim, config.dtype, entry.rows)
 
     def rescore(self, scorer: Scorer, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -182,6 +209,8 @@ class Segment:
         self.full.close()
         self.coarse.close()
         self.lookup.close()
+        if self.columns is not None:
+            self.columns.close()
 
 
 def check_size(path: Path, entry: FileEntry) -> None:

@@ -10,17 +10,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tiered_index.filters.nodes import Node
+from tiered_index.filters.parse import parse
 from tiered_index.full.parquet_writer import file_schema
 from tiered_index.full.rescore import Scorer
-from tiered_index.storage.live import LiveSegment
+from tiered_index.storage.live import ROW_BITS, ROW_MASK, LiveSegment
 from tiered_index.storage.lookup import NOT_FOUND
 from tiered_index.storage.manifest import Manifest
-from tiered_index.storage.scope import ROW_BITS, whole
+from tiered_index.storage.matching import Matching, match
+from tiered_index.storage.recent import Recent
+from tiered_index.storage.scope import whole
 from tiered_index.storage.segment import Segment
 from tiered_index.validate.ids import ID_TYPES, Keys
-from tiered_index.validate.metadata import VECTOR_COLUMN
+from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
 
-_ROW_MASK = (1 << ROW_BITS) - 1
+MATCHINGS_BYTES = 16 << 20
+"""What a snapshot holds of the rows that matched its last filters."""
 
 
 class Snapshot:
@@ -59,6 +64,7 @@ class Snapshot:
         self.row_bytes = self.config.store_dim * np.dtype(self.config.dtype).itemsize
         self.scope = whole(self.segments)
         self.rows = self.scope.rows
+        self._matchings: Recent[Matching] = Recent(MATCHINGS_BYTES)
 
     def rescore(self, scorer: Scorer, addresses: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of the rows at `addresses`."""
@@ -102,6 +108,28 @@ class Snapshot:
         for number, live in enumerate(self.segments):
             rows = live.find(ids, keys)
             found = np.where(rows >= 0, rows + (number << ROW_BITS), found)
+        return found
+
+    def matching(self, where: Any) -> Matching:
+        """Return the rows that match a filter.
+
+        Parameters
+        ----------
+        where : mapping or pyarrow.compute.Expression
+            See :mod:`tiered_index.filters`.
+
+        Raises
+        ------
+        FilterError
+            It names unknown columns or operators, or values that do not fit.
+        """
+        kind = self.manifest.id_kind
+        known = None if kind is None else pa.schema([(ID_COLUMN, ID_TYPES[kind]), *(self.schema or ())])
+        node: Node = parse(where, known)
+        found = self._matchings.get(node)
+        if found is None:
+            found = match(node, self.segments)
+            self._matchings.put(node, found, found.bytes)
         return found
 
     def ids(self, addresses: NDArray[np.int64]) -> NDArray[Any]:
@@ -149,7 +177,7 @@ class Snapshot:
             return
         for number in np.unique(numbers).tolist():
             places = np.flatnonzero(numbers == number)
-            yield number, places, addresses[places] & _ROW_MASK
+            yield number, places, addresses[places] & ROW_MASK
 
     def close(self) -> None:
         """Close every segment."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -17,15 +19,12 @@ from tiered_index.errors import (
     disk_errors,
 )
 from tiered_index.storage.commit import Store
-from tiered_index.storage.live import with_tombstones
+from tiered_index.storage.live import ROW_BITS, ROW_MASK, with_tombstones
 from tiered_index.storage.manifest import Manifest, encode_schema
-from tiered_index.storage.scope import ROW_BITS
-from tiered_index.storage.segment import SegmentWriter
+from tiered_index.storage.segment import SegmentWriter, remove_segment
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.batch import Intake, RowBatch
 from tiered_index.validate.ids import Keys, kind_of
-
-_ROW_MASK = (1 << ROW_BITS) - 1
 
 
 class Transaction:
@@ -33,7 +32,8 @@ class Transaction:
 
     New rows are written as they come, into one new segment, so that a transaction of any length needs the
     memory of its coarse tier and no more. A row of it that is deleted or replaced again before the commit,
-    and the rows of a call that failed, become tombstones of that segment.
+    and the rows of a call that failed, become tombstones of that segment. A filter must read the new rows
+    too: their segment is finished then, though nothing names it yet, and later rows come into another.
 
     Parameters
     ----------
@@ -45,7 +45,9 @@ class Transaction:
 
     def __init__(self, store: Store, snapshot: Snapshot) -> None:
         self._store = store
-        self._snapshot = snapshot
+        self._base = snapshot.manifest
+        self._snapshot = snapshot  # with the segments that were finished since
+        self._sealed: list[str] = []
         self._writer: SegmentWriter | None = None
         self._dead = BitMap()
         self._broken = False
@@ -94,8 +96,10 @@ class Transaction:
             dead.add_range(first, first if self._writer is None else self._writer.rows)
             self._dead, self._deleted = dead, deleted
             if self._writer is None or len(dead) == self._writer.rows:
-                self.abandon()
+                self._drop_writer()
                 self.intake.id_kind, self.intake.schema = decided
+            else:
+                self._writer.forget(first)
             raise
 
     def delete(self, ids: pa.Array, keys: Keys) -> int:
@@ -103,6 +107,24 @@ class Transaction:
         mine, theirs = self._find(ids, keys)
         before = self.rows
         self._bury(mine, theirs)
+        return before - self.rows
+
+    def delete_where(self, where: Any) -> int:
+        """Delete the rows that match a filter, new ones included; return how many there were.
+
+        Raises
+        ------
+        FilterError
+            It names unknown columns or operators, or values that do not fit.
+        StorageError
+            The disk failed.
+        """
+        self._check_whole()
+        self._seal()
+        before = self.rows
+        for number, rows in enumerate(self._snapshot.matching(where).rows):
+            if rows:
+                self._deleted[number] = self._deleted.get(number, BitMap()) | rows
         return before - self.rows
 
     def commit(self) -> Manifest:
@@ -121,19 +143,17 @@ class Transaction:
             The last steps failed: it may have happened.
         """
         if self._writer is not None and len(self._dead) == self._writer.rows:
-            self.abandon()
+            self._drop_writer()
         try:
             self._check_whole()
         except StorageError:
             self.abandon()
             raise
-        manifest = self._snapshot.manifest
-        changed = any(self._deleted.values())
-        if self._writer is None and not changed:
-            return manifest
+        if self._writer is None and not any(self._deleted.values()) and not self._sealed:
+            return self._base
         try:
             with disk_errors(f"{self._store.segments}: cannot write"):
-                segments, gone = list(manifest.segments), set()
+                segments, gone = list(self._snapshot.manifest.segments), set()
                 for number, rows in self._deleted.items():
                     live = self._snapshot.segments[number]
                     if len(rows) == live.rows:
@@ -151,14 +171,18 @@ class Transaction:
             self.abandon()
             raise
         kept = tuple(entry for entry in segments if entry.name not in gone)
+        if kept == self._base.segments:  # what came was deleted again
+            self.abandon()
+            return self._base
         schema = self.intake.schema
         # From here on the manifest may be in place whatever is raised, and what it names must stay: the
         # writer is let go of, so that nobody abandons it, unless it is certain that it is not.
         self.publishing = True
         writer, self._writer = self._writer, None
+        sealed, self._sealed = self._sealed, []
         try:
             published = self._store.commit(
-                manifest,
+                self._base,
                 segments=kept,
                 id_kind=self.intake.id_kind,
                 metadata_schema=None if schema is None else encode_schema(schema),
@@ -166,15 +190,44 @@ class Transaction:
         except CommitUncertainError:
             raise
         except (StorageError, IndexLockedError):
-            self._writer = writer
+            self._writer, self._sealed = writer, sealed
             self.abandon()
             raise
-        if writer is not None:
-            self._store.unfinished.discard(writer.name)
+        for name in gone & set(sealed):
+            remove_segment(self._store.files, self._store.segments / name)
+        self._store.unfinished.difference_update(sealed if writer is None else [*sealed, writer.name])
         return published
 
     def abandon(self) -> None:
         """Remove what was written."""
+        self._drop_writer()
+        for name in self._sealed:
+            remove_segment(self._store.files, self._store.segments / name)
+            self._store.unfinished.discard(name)
+        self._sealed.clear()
+
+    def _seal(self) -> None:
+        """Finish the new segment and take it into the snapshot."""
+        if self._writer is None or len(self._dead) == self._writer.rows:
+            return
+        self._broken = True  # unless all goes well, nobody knows what the file holds
+        with disk_errors(f"{self._store.segments}: cannot write"):
+            entry = self._writer.finish()
+        manifest = self._snapshot.manifest
+        schema = self.intake.schema
+        manifest = msgspec.structs.replace(
+            manifest,
+            segments=(*manifest.segments, entry),
+            id_kind=self.intake.id_kind,
+            metadata_schema=None if schema is None else encode_schema(schema),
+        )
+        self._snapshot = Snapshot(manifest, self._store.segments, self._snapshot)
+        self._sealed.append(entry.name)
+        if self._dead:
+            self._deleted[len(manifest.segments) - 1] = self._dead
+        self._writer, self._dead, self._broken = None, BitMap(), False
+
+    def _drop_writer(self) -> None:
         if self._writer is not None:
             self._writer.abandon()
             self._store.unfinished.discard(self._writer.name)
@@ -226,7 +279,7 @@ class Transaction:
         for number, rows in self._deleted.items():
             of_segment = np.flatnonzero((theirs >= 0) & (theirs >> ROW_BITS == number))
             for place in of_segment.tolist():
-                if int(theirs[place]) & _ROW_MASK in rows:
+                if int(theirs[place]) & ROW_MASK in rows:
                     theirs[place] = -1
         return mine, theirs
 

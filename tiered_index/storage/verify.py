@@ -9,10 +9,11 @@ import numpy as np
 
 from tiered_index.coarse.prefix_graph import CoarseBuilder
 from tiered_index.errors import CorruptIndexError, GenerationNotFoundError, TieredIndexError
+from tiered_index.storage.column_index import postings_of
 from tiered_index.storage.commit import Store
 from tiered_index.storage.live import LiveSegment
 from tiered_index.storage.manifest import Manifest
-from tiered_index.storage.segment import FILE_NAMES, Segment, check_digest
+from tiered_index.storage.segment import Segment, check_digest
 from tiered_index.validate.metadata import ID_COLUMN
 from tiered_index.validate.vectors import prepared_again
 
@@ -46,6 +47,8 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
 def verify(store: Store, manifest: Manifest) -> VerifyReport:
     """Compare every file of a generation with its digest, and every row's id, code and norm with its vector.
 
+    The bitmaps of columns are compared with the columns.
+
     Files are read once for the digest and once for the rows; nothing is kept in memory but a row group
     and the codes.
 
@@ -58,7 +61,7 @@ def verify(store: Store, manifest: Manifest) -> VerifyReport:
     rows = size = 0
     for entry in manifest.segments:
         folder = store.segments / entry.name
-        files = [(folder / name, entry.files[name]) for name in FILE_NAMES]
+        files = [(folder / name, file) for name, file in entry.files.items()]
         if entry.tombstones is not None:
             files.append((folder / entry.tombstones.file, entry.tombstones.entry))
         before = len(problems)
@@ -74,6 +77,7 @@ def verify(store: Store, manifest: Manifest) -> VerifyReport:
             segment = Segment(folder, entry, manifest.config)
             LiveSegment(segment, entry)
             problems += _compare_rows(segment, manifest)
+            problems += _compare_columns(segment)
             segment.close()
         except TieredIndexError as error:
             problems.append(str(error))
@@ -101,3 +105,11 @@ def _compare_rows(segment: Segment, manifest: Manifest) -> Iterator[str]:
         found = prepared.inverse_norms
         if norms is not None and found is not None and not np.array_equal(found, norms[rows]):
             yield f"{segment.folder}: norms of rows {first} and on are not those of their vectors"
+
+
+def _compare_columns(segment: Segment) -> Iterator[str]:
+    if segment.columns is None:
+        return
+    for name in segment.columns.names:
+        if segment.columns.postings(name) != postings_of(segment.full.column(name)):
+            yield f"{segment.folder}: bitmaps of the column {name!r} are not those of its values"

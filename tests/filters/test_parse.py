@@ -1,0 +1,173 @@
+"""What is refused before a row is looked at, and which filters are the same."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+import tiered_index as ti
+from tiered_index.filters.columns import columns_of, places
+from tiered_index.filters.nodes import EVERYTHING, NOTHING, In, IsNull, Not, Range
+from tiered_index.filters.parse import parse
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.int64(),
+        "n": pa.int32(),
+        "x": pa.float64(),
+        "s": pa.string(),
+        "b": pa.bool_(),
+        "t": pa.timestamp("us", "UTC"),
+        "naive": pa.timestamp("ns"),
+        "d": pa.date32(),
+        "clock": pa.time64("us"),
+        "span": pa.duration("ms"),
+        "price": pa.decimal128(6, 2),
+        "raw": pa.binary(2),
+        "tags": pa.list_(pa.string()),
+        "nested": pa.struct({"a": pa.int64()}),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "named"),
+    [
+        ("n", "'n'"),
+        ([{"n": 1}], "dict"),
+        ({"m": 1}, "unknown column 'm'"),
+        ({"vector": 1}, "vector"),
+        ({3: 1}, "3"),
+        ({"$nor": []}, "unknown operator '$nor'"),
+        ({"$and": {"n": 1}}, "$and takes a list"),
+        ({"$or": [3]}, "not 3"),
+        ({"$not": [{"n": 1}]}, "dict"),
+        ({"n": {}}, "no operator"),
+        ({"n": {"gt": 1}}, "unknown operator 'gt'"),
+        ({"n": {"$like": 1}}, "unknown operator '$like'"),
+        ({"n": {"$not": 3}}, "'$not': {'$gt': 3}"),
+        ({"n": "1"}, "'n' (int32): $eq '1'"),
+        ({"n": True}, "number, not bool"),
+        ({"n": {"$in": 3}}, "list of values"),
+        ({"n": {"$in": [1, "2"]}}, "number, not str"),
+        ({"s": {"$in": "abc"}}, "list of values"),
+        ({"n": [1, 2]}, "number, not list"),
+        ({"n": {"$gt": None}}, "null is neither"),
+        ({"n": {"$contains": 1}}, "lists or strings"),
+        ({"s": {"$contains": 1}}, "strings"),
+        ({"s": {"$contains": None}}, "strings"),
+        ({"tags": {"$contains": 1}}, "$contains 1"),
+        ({"tags": ["a"]}, "not compared"),
+        ({"tags": {"$in": [["a"]]}}, "not compared"),
+        ({"nested": {"$eq": 1}}, "not compared"),
+        ({"n": {"$exists": 1}}, "True or False"),
+        ({"x": {"$gt": 1j}}, "number, not complex"),
+        ({"s": 3}, "string, not int"),
+        ({"s": "\ud800"}, "Unicode"),
+        ({"b": 1}, "boolean, not int"),
+        ({"b": {"$gt": False}}, "not ordered"),
+        ({"t": datetime(2025, 1, 1)}, "time zone"),
+        ({"t": date(2025, 1, 1)}, "datetime"),
+        ({"t": np.datetime64("2025-01-01")}, "time zone"),
+        ({"t": "2025"}, "ISO 8601"),
+        ({"t": "2025-01-01"}, "time zone"),
+        ({"naive": datetime(2025, 1, 1, tzinfo=UTC)}, "time zone"),
+        ({"naive": np.datetime64("NaT")}, "no time"),
+        ({"naive": pd.NaT}, "no time"),
+        ({"d": datetime(2025, 1, 1)}, "without a time"),
+        ({"d": 20250101}, "date"),
+        ({"clock": time(1, tzinfo=UTC)}, "without a time zone"),
+        ({"span": 3}, "timedelta"),
+        ({"price": "1.5"}, "number, not str"),
+        ({"raw": "ab"}, "bytes, not str"),
+        (pc.field("m") == 1, "No match"),
+        (pc.field("vector") == 1, "No match"),
+        (pc.field("n") == "a", "cannot be evaluated"),
+        (pc.field("n") + 1, "cannot be evaluated"),
+        ({"$and": [pc.field("m") == 1]}, "No match"),
+    ],
+)
+def test_refused(where: Any, named: str) -> None:
+    with pytest.raises(ti.FilterError) as error:
+        parse(where, SCHEMA)
+    assert named in str(error.value)
+    assert isinstance(error.value, ti.InvalidInputError)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ({"n": 1}, {"n": {"$in": [1, 1.0, np.int64(1)]}}),
+        ({"n": 1, "s": "a"}, {"s": "a", "n": 1}),
+        ({"$or": [{"n": 1}, {"s": "a"}]}, {"$or": [{"s": "a"}, {"n": 1}, {"n": 1}]}),
+        ({"n": {"$gt": 3, "$lte": 9}}, {"$and": [{"n": {"$lt": 9.5}}, {"n": {"$gte": Decimal("3.5")}}]}),
+        ({"n": {"$ne": 1}}, {"$not": {"n": 1}}),
+        ({"n": {"$not": {"$not": {"$gt": 1}}}}, {"n": {"$gt": 1}}),
+        ({"n": {"$exists": False}}, {"n": None}),
+        ({"$and": []}, {}),
+        ({"$or": []}, {"n": {"$in": []}}),
+        ({"$or": [{}, {"n": 1}]}, {}),
+        ({"n": {"$gt": 5, "$lt": 5}}, {"n": 0.5}),
+        ({"x": {"$gte": 2, "$lt": 2}}, {"n": 2**40}),
+        ({"t": "2025-01-01T00:00:00Z"}, {"t": datetime.fromisoformat("2025-01-01T01:00:00+01:00")}),
+        ({"naive": "2025-01-01"}, {"naive": np.datetime64("2025-01-01")}),
+        ({"naive": pd.Timestamp(5)}, {"naive": np.datetime64(5, "ns")}),
+        ({"d": "2025-01-01"}, {"d": np.datetime64("2025-01-01")}),
+        ({"clock": "01:00"}, {"clock": time(1)}),
+        ({"span": timedelta(seconds=1)}, {"span": np.timedelta64(1000, "ms")}),
+        ({"span": np.timedelta64(1, "m")}, {"span": pd.Timedelta(minutes=1)}),
+        ({"price": 1.5}, {"price": Decimal("1.50")}),
+        ({"raw": b"ab"}, {"raw": memoryview(b"ab")}),
+        ({"n": {"$in": pa.array([1, None])}}, {"n": {"$in": {1, None}}}),
+        (pc.field("n") > 1, pc.field("n") > 1),
+    ],
+)
+def test_the_same_filter(a: Any, b: Any) -> None:
+    a, b = parse(a, SCHEMA), parse(b, SCHEMA)
+    assert a == b
+    assert hash(a) == hash(b)
+
+
+def test_nodes() -> None:
+    assert parse({"n": {"$gt": 3}}, SCHEMA) == Range("n", low=4)
+    assert parse({"x": {"$gt": 3}}, SCHEMA) == Range("x", low=3.0, low_open=True)
+    assert parse({"n": {"$nin": [2, 1]}}, SCHEMA) == Not(In("n", (1, 2)))
+    assert parse({"nested": None}, SCHEMA) == IsNull("nested")
+    assert parse({"price": Decimal("1e999999999")}, SCHEMA) == NOTHING
+    assert parse({"x": {"$gt": Decimal("-1e-999999999")}}, SCHEMA) == Range("x", low=-0.0)
+
+
+def test_long_lists_of_expressions_are_told_apart() -> None:
+    """Their text leaves out the middle."""
+    values = list(range(100))
+    a = parse(pc.field("n").isin(values), SCHEMA)
+    b = parse(pc.field("n").isin([*values[:50], -1, *values[51:]]), SCHEMA)
+    assert str(a) == str(b)
+    assert a != b
+
+
+def test_an_expression_knows_its_columns_and_where_it_is_true() -> None:
+    node = parse((pc.field("n") > 1) | pc.field("s").is_null(), SCHEMA)
+    assert columns_of(node) == ("n", "s")
+    table = pa.table({"n": pa.array([1, 2, None, None], pa.int32()), "s": ["a", "b", "c", None]})
+    assert places(node, table).tolist() == [1, 3]
+    failing = parse(pc.divide(pc.scalar(1), pc.field("n")) == 1, SCHEMA)
+    with pytest.raises(ti.FilterError, match="divide by zero"):
+        places(failing, pa.table({"n": pa.array([0], pa.int32())}))
+
+
+def test_without_columns_shapes_are_checked_and_nothing_matches() -> None:
+    assert parse({"year": 3}, None) == NOTHING
+    assert parse({"year": {"$gte": "x"}, "n": {"$contains": 3}}, None) == NOTHING
+    assert parse({}, None) == EVERYTHING
+    assert parse(pc.field("n") > 1, None) == NOTHING
+    for wrong in ({"year": {"$x": 3}}, {"year": {"$in": 3}}, {"$or": 3}):
+        with pytest.raises(ti.FilterError):
+            parse(wrong, None)

@@ -1,0 +1,258 @@
+"""The reading face of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tiered_index.ask import ask
+from tiered_index.config import Budget, IndexConfig, in_range
+from tiered_index.errors import ParameterError
+from tiered_index.explain import Explanation, explain
+from tiered_index.planning import Planning
+from tiered_index.results import SearchResult
+from tiered_index.stats import IndexStats, index_stats
+from tiered_index.storage.verify import VerifyReport, verify
+from tiered_index.storage.writer import Current
+from tiered_index.validate.ids import Keys, id_array, id_keys
+
+
+class Generation(NamedTuple):
+    """A state that is kept: its number, time of commit (ISO 8601, UTC), rows and segments."""
+
+    generation: int
+    created: str
+    rows: int
+    segments: int
+
+
+class Reader:
+    """What an open index can be asked, by any number of threads; :class:`Index` adds what changes it.
+
+    Each call answers from one generation, whatever is committed meanwhile.
+    """
+
+    def __init__(self, current: Current) -> None:
+        self._current = current
+        self._planning = Planning()
+
+    def search(
+        self,
+        query: Any,
+        k: int = 10,
+        *,
+        latency_budget_ms: float | None = None,
+        min_recall: float | None = None,
+        budget: Budget | None = None,
+        profile: str | None = None,
+        strict: bool = False,
+        prefix_dim: int | None = None,
+        ef: int | None = None,
+        candidates: int | None = None,
+        exact: bool = False,
+    ) -> SearchResult:
+        """Find the k rows whose full vectors score highest.
+
+        Parameters
+        ----------
+        query : array_like, shape (dim,) or (n, dim)
+            One query, or several.
+        k : int
+            Results a query; fewer come back where the index holds fewer rows.
+        latency_budget_ms : float, optional
+            Wall time of this call, in milliseconds. The plan with the most recall that fits is chosen, and
+            what is found by then comes back: see `complete` and `degraded_reason` of the result.
+        min_recall : float, optional
+            Floor of the mean recall@k. The fastest plan that reaches it is chosen; where none does, every
+            vector is scored. With both, the budget rules.
+        budget : Budget, optional
+            Both of them as one value.
+        profile : str, optional
+            The budget of this name in :attr:`profiles`. Without any, :attr:`budget` of the index.
+        strict : bool
+            Raise rather than return an answer that keeps less than was asked.
+        prefix_dim : int, optional
+            Leading dimensions that find candidates: a multiple of 8 up to the index's. This and the
+            following fix the plan; a latency budget then is a deadline only.
+        ef : int, optional
+            Beam width of the walk through the graph.
+        candidates : int, optional
+            Rows to rescore by their full vectors.
+        exact : bool
+            Score every row's full vector instead.
+
+        Returns
+        -------
+        SearchResult
+            ids and scores of shape (k,) for one query, (n, k) for several.
+
+        Raises
+        ------
+        InvalidInputError
+            One of its subclasses, for a query or a number that cannot be used.
+        BudgetNotMetError
+            With `strict`, if the budget or the floor is not kept.
+        IndexClosedError
+            After :meth:`close`.
+        """
+        started_ns = perf_counter_ns()
+        snapshot, planning = self._current.get(), self._planning
+        asked = planning.asked(budget, profile, latency_budget_ms, min_recall)
+        fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates, "exact": exact or None}
+        return ask(snapshot, planning, query, k, asked, fixed, started_ns, strict=strict)
+
+    def explain(
+        self,
+        query: Any = None,
+        k: int = 10,
+        *,
+        latency_budget_ms: float | None = None,
+        min_recall: float | None = None,
+        budget: Budget | None = None,
+        profile: str | None = None,
+        exact: bool = False,
+    ) -> Explanation:
+        """Say which plan a search would take, what is predicted of it, and which it beat.
+
+        Parameters
+        ----------
+        query : array_like, shape (dim,), optional
+            Search with it too, and say what that took.
+        k, latency_budget_ms, min_recall, budget, profile
+            As in :meth:`search`.
+        exact : bool
+            Compare the answer with the exact one, for its recall; reads every vector.
+
+        Returns
+        -------
+        Explanation
+            ``print`` it, or read its fields.
+        """
+        asked = self._planning.asked(budget, profile, latency_budget_ms, min_recall)
+        return explain(self.search, self._planning, self._current.get(), query, k, asked, exact=exact)
+
+    def get(
+        self, ids: Any = None, *, where: Any = None, limit: int | None = None, include_vectors: bool = False
+    ) -> pa.Table:
+        """Return rows by id, by filter, or both.
+
+        Parameters
+        ----------
+        ids : sequence of str or of int, optional
+            Which rows, in this order; ids that are not in the index are left out. By default all that match
+            `where`, in the order in which they are stored.
+        where : mapping or pyarrow.compute.Expression, optional
+            Only rows that match; ``{}`` matches all. See :mod:`tiered_index.filters`.
+        limit : int, optional
+            The first so many of them.
+        include_vectors : bool
+            Add the column ``vector``, as it is stored.
+
+        Returns
+        -------
+        pyarrow.Table
+            Columns id, the metadata columns and, if asked, vector.
+
+        Raises
+        ------
+        InvalidInputError
+            One of its subclasses: neither of them, bad ids, a filter that cannot be asked, or a limit out
+            of range.
+        """
+        if ids is None and where is None:
+            raise ParameterError("get takes ids, where= or both; where={} matches all rows")
+        if limit is not None:
+            limit = in_range("limit", limit, 0)
+        snapshot = self._current.get()
+        if ids is None:
+            addresses = snapshot.matching(where).addresses(limit)
+        else:
+            array = id_array(ids, snapshot.manifest.id_kind)
+            addresses = snapshot.find(array, id_keys(array))
+            addresses = addresses[addresses >= 0]
+            if where is not None:
+                addresses = addresses[snapshot.matching(where).hold(addresses)]
+        return snapshot.table(addresses[:limit], vectors=include_vectors)
+
+    def count(self, where: Any = None) -> int:
+        """Return the number of rows, or of those that match a filter.
+
+        Parameters
+        ----------
+        where : mapping or pyarrow.compute.Expression, optional
+            See :mod:`tiered_index.filters`.
+
+        Raises
+        ------
+        FilterError
+            It names unknown columns or operators, or values that do not fit.
+        """
+        snapshot = self._current.get()
+        return snapshot.rows if where is None else snapshot.matching(where).count
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
+        """Return a number below 0 for each checked id that the index does not hold; for ingestion."""
+        return self._current.get().find(ids, keys)
+
+    def generations(self) -> list[Generation]:
+        """Return the states that are kept, oldest first."""
+        return [
+            Generation(m.generation, m.created, sum(e.live_rows for e in m.segments), len(m.segments))
+            for m in self._current.store.kept()
+        ]
+
+    def verify(self) -> VerifyReport:
+        """Compare every byte with its digest, and every row's id, code and norm with its vector."""
+        return verify(self._current.store, self._current.get().manifest)
+
+    def stats(self) -> IndexStats:
+        """Return counts, and the bytes of each tier in memory and on disk."""
+        return index_stats(self._current.get())
+
+    @property
+    def config(self) -> IndexConfig:
+        """The settings the index was made with."""
+        return self._current.get().config
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The metadata columns; empty before the first rows."""
+        schema = self._current.get().schema
+        return pa.schema([]) if schema is None else schema
+
+    @property
+    def path(self) -> Path:
+        """The index folder."""
+        return self._current.store.root
+
+    @property
+    def closed(self) -> bool:
+        """Whether the index was closed."""
+        return self._current.closed
+
+    @property
+    def budget(self) -> Budget:
+        """What searches ask for that say nothing themselves; at first, nothing."""
+        return self._planning.budget
+
+    @budget.setter
+    def budget(self, budget: Budget | None) -> None:
+        self._planning.budget = self._planning.asked(Budget() if budget is None else budget, None)
+
+    @property
+    def profiles(self) -> dict[str, Budget]:
+        """Budgets by name, for ``search(..., profile=name)``; set as a whole."""
+        return dict(self._planning.profiles)
+
+    @profiles.setter
+    def profiles(self, profiles: Mapping[str, Budget]) -> None:
+        self._planning.profiles = profiles
