@@ -16,9 +16,10 @@ class Adapter(Peer):
     WRITE = "add() of one row: a durable commit"
 
     def settings(self, k: int, rows: int) -> list[Setting]:  # noqa: ARG002
-        """Return beams with as many candidates, and the default plan between the narrow and the wide."""
+        """Return floors of recall, beams with as many candidates, and the default plan among them."""
         narrow, wide = widths(k, 24, 32, 48, 64, 96), widths(k, 160, 256, 384)
-        return [*map(_plan, narrow), {}, *map(_plan, wide)]
+        floors = [{"min_recall": floor} for floor in (0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)]
+        return [*floors, *map(_plan, narrow), {}, *map(_plan, wide)]
 
     def build(self, vectors: Vectors) -> None:
         """Ingest the rows."""
