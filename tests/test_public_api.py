@@ -23,7 +23,7 @@ LAYERS = [
     ["ingest"],
     ["opening", "sources", "progress"],
     ["index", "reader"],
-    ["ask", "explain", "recalibrate"],
+    ["ask", "explain", "grouping", "recalibrate"],
     ["planning", "calibration"],
     ["search", "exact", "stats"],
     ["results"],

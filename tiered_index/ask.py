@@ -9,7 +9,7 @@ from typing import Any
 from tiered_index.config import Budget
 from tiered_index.errors import BudgetNotMetError, ZeroVectorError
 from tiered_index.exact import exact_search
-from tiered_index.planning import NO_BUDGET, Planning
+from tiered_index.planning import Decision, Planning
 from tiered_index.results import SearchResult
 from tiered_index.search import search
 from tiered_index.storage.snapshot import Snapshot
@@ -26,6 +26,7 @@ def ask(
     started_ns: int,
     *,
     strict: bool,
+    where: Any = None,
 ) -> SearchResult:
     """Plan, search, and say what became of it.
 
@@ -47,22 +48,35 @@ def ask(
         ``perf_counter_ns()`` when the call came in.
     strict : bool
         Whether to raise rather than return less than was asked.
+    where : mapping or pyarrow.compute.Expression, optional
+        Which rows may be found.
     """
     queries, single = prepare_queries(query, snapshot.config)
-    decision = planning.decide(snapshot, k, len(queries), budget, fixed, started_ns)
+    matching = None if where is None else snapshot.matching(where)
+    if matching is not None and matching.count == snapshot.rows:
+        matching = None
+    matches = None if matching is None else max(matching.count, 1)
+    scope = snapshot.scope if matching is None else matching.scope
+
+    def decide(budget: Budget, fixed: Mapping[str, Any]) -> Decision:
+        return planning.decide(snapshot, k, len(queries), budget, fixed, started_ns, matches)
+
+    decision = decide(budget, fixed)
     if strict and decision.concern is not None:
         raise BudgetNotMetError(decision.concern)
     if decision.plan.strategy == "exact":
-        hits = exact_search(snapshot, queries, k, started_ns / 1e9)
+        hits = exact_search(snapshot, queries, k, started_ns / 1e9, matching)
     else:
         try:
-            hits = search(snapshot, queries, k, decision.plan, started_ns / 1e9, decision.limits)
+            hits = search(snapshot, queries, k, decision.plan, started_ns / 1e9, decision.limits, scope)
         except ZeroVectorError:
             if fixed.get("prefix_dim") is not None or decision.plan.prefix_dim == snapshot.config.prefix_dim:
                 raise
             # a prefix that the planner chose is zero; the whole one may not be
-            decision = planning.decide(snapshot, k, len(queries), NO_BUDGET, {}, started_ns)
-            hits = search(snapshot, queries, k, decision.plan, started_ns / 1e9, decision.limits)
+            decision = decide(
+                Budget(latency_ms=budget.latency_ms), {"prefix_dim": snapshot.config.prefix_dim}
+            )
+            hits = search(snapshot, queries, k, decision.plan, started_ns / 1e9, decision.limits, scope)
         if single:
             planning.keep(queries[0])
     result = SearchResult(hits, snapshot, single=single)

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import tiered_index as ti
-from tiered_index.cli_rows import AsJson, IndexPath, errors, keys_of, rows_app
+from tiered_index.cli_rows import AsJson, IndexPath, Where, errors, filter_of, keys_of, rows_app
 from tiered_index.show import (
     err,
     out,
@@ -100,6 +100,9 @@ def search(
     k: HowMany = 10,
     budget_ms: BudgetMs = None,
     min_recall: MinRecall = None,
+    where: Where = None,
+    group_by: Annotated[str | None, typer.Option(help="Best rows of each value of this column.")] = None,
+    group_size: Annotated[int, typer.Option(min=1, help="How many rows of each.")] = 1,
     prefix_dim: Annotated[int | None, typer.Option(help="Dimensions that find candidates.")] = None,
     ef: Annotated[int | None, typer.Option(help="Beam width of the walk.")] = None,
     candidates: Annotated[int | None, typer.Option(help="Rows to rescore.")] = None,
@@ -111,7 +114,9 @@ def search(
         query = _query(opened, like, vector, row)
         fixed: dict[str, Any] = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates}
         asked: dict[str, Any] = {"latency_budget_ms": budget_ms, "min_recall": min_recall}
-        result = opened.search(query, k, exact=exact, **asked, **fixed)
+        groups: dict[str, Any] = {"group_by": group_by, "group_size": group_size}
+        which = filter_of(where)
+        result = opened.search(query, k, exact=exact, where=which, **groups, **asked, **fixed)
         hits = result.to_arrow().to_pylist()
     if as_json:
         said = {"degraded_reason": result.degraded_reason, "estimated_recall": result.estimated_recall}
@@ -131,6 +136,7 @@ def explain(
     k: HowMany = 10,
     budget_ms: BudgetMs = None,
     min_recall: MinRecall = None,
+    where: Where = None,
     exact: Annotated[bool, typer.Option(help="Compare with the exact answer; reads every vector.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -138,7 +144,7 @@ def explain(
     with errors(), ti.open(index, mode="r") as opened:
         query = None if like is None and vector is None else _query(opened, like, vector, row)
         asked: dict[str, Any] = {"latency_budget_ms": budget_ms, "min_recall": min_recall}
-        explanation = opened.explain(query, k, exact=exact, **asked)
+        explanation = opened.explain(query, k, exact=exact, where=filter_of(where), **asked)
     if as_json:
         print_json(explanation)
     else:

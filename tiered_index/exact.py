@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tiered_index.blas import product
 from tiered_index.planner.plan import EXACT
 from tiered_index.results import Hits, SearchStats
 from tiered_index.storage.live import ROW_BITS
+from tiered_index.storage.matching import Matching
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats
 
+_GATHERED_ROWS = 8_192
 
-def exact_search(snapshot: Snapshot, queries: Floats, k: int, started: float) -> Hits:
-    """Answer queries by scoring every row.
+_SPARSE = 8
+"""Where fewer than one row in so many may be found, they are read one by one."""
+
+_Block = tuple[NDArray[np.int64], NDArray[Any], Floats | None]
+"""Addresses, vectors as they are stored, and one over their lengths."""
+
+
+def exact_search(
+    snapshot: Snapshot, queries: Floats, k: int, started: float, matching: Matching | None = None
+) -> Hits:
+    """Answer queries by scoring every row, or every row that matches a filter.
 
     Parameters and return value are those of :func:`tiered_index.search.search`. Memory is bounded by
     one row group of vectors and its scores; all queries share the pass.
     """
-    k = min(k, snapshot.rows)
+    count = snapshot.rows if matching is None else matching.count
+    k = min(k, count)
     addresses = np.empty((len(queries), 0), np.int64)
     scores = np.empty((len(queries), 0), np.float32)
-    for number, live in enumerate(snapshot.segments):
-        norms = live.segment.lookup.inverse_norms
-        for first, vectors in live.segment.full.blocks():
-            block = product(queries, vectors.astype(np.float32, copy=False).T)
-            if norms is not None:
-                block *= norms[first : first + len(vectors)]
-            rows = (number << ROW_BITS) + first + np.arange(len(vectors))
-            if live.live is not None:
-                kept = live.live[first : first + len(vectors)]
-                block, rows = block[:, kept], rows[kept]
-            scores = np.concatenate([scores, block], axis=1)
-            addresses = np.concatenate([addresses, np.broadcast_to(rows, block.shape)], axis=1)
-            if scores.shape[1] > k:
-                # argpartition first: a whole sort of each block would cost more than its products
-                best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-                scores = np.take_along_axis(scores, best, axis=1)
-                addresses = np.take_along_axis(addresses, best, axis=1)
+    for rows, vectors, norms in _blocks(snapshot, matching):
+        block = product(queries, vectors.astype(np.float32, copy=False).T)
+        if norms is not None:
+            block *= norms
+        scores = np.concatenate([scores, block], axis=1)
+        addresses = np.concatenate([addresses, np.broadcast_to(rows, block.shape)], axis=1)
+        if k and scores.shape[1] > k:
+            # argpartition first: a whole sort of each block would cost more than its products
+            best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+            scores = np.take_along_axis(scores, best, axis=1)
+            addresses = np.take_along_axis(addresses, best, axis=1)
     order = np.lexsort((addresses, -scores), axis=1)
     finished = perf_counter()
-    rows_read = snapshot.rows if len(queries) else 0
+    rows_read = count if len(queries) else 0
     return Hits(
         np.take_along_axis(addresses, order, axis=1),
         np.take_along_axis(scores, order, axis=1),
@@ -58,3 +67,25 @@ def exact_search(snapshot: Snapshot, queries: Floats, k: int, started: float) ->
             bytes_read=rows_read * snapshot.row_bytes,
         ),
     )
+
+
+def _blocks(snapshot: Snapshot, matching: Matching | None) -> Iterator[_Block]:
+    """Yield the rows that may be found: read from end to end, or one by one where they are few."""
+    for number, live in enumerate(snapshot.segments):
+        segment, kept = live.segment, live.live
+        norms = segment.lookup.inverse_norms
+        if matching is not None:
+            rows = np.array(matching.rows[number].to_array(), np.int64)
+            if len(rows) * _SPARSE < segment.rows:
+                for start in range(0, len(rows), _GATHERED_ROWS):
+                    some = rows[start : start + _GATHERED_ROWS]
+                    gathered = segment.full.gather(some)
+                    yield (number << ROW_BITS) + some, gathered, None if norms is None else norms[some]
+                continue
+            kept = np.zeros(segment.rows, bool)
+            kept[rows] = True
+        for first, vectors in segment.full.blocks():
+            here = slice(first, first + len(vectors))
+            addresses = (number << ROW_BITS) + first + np.arange(len(vectors))
+            chosen = slice(None) if kept is None else kept[here]
+            yield addresses[chosen], vectors[chosen], None if norms is None else norms[here][chosen]

@@ -90,6 +90,10 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         What predictions rest on.
     actual : Actual or None
         What the search took, if a query was given.
+    matches : int or None
+        How many rows match the filter, if one was given.
+    selectivity : float or None
+        The same as a share of all rows.
     """
 
     k: int
@@ -100,6 +104,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     concern: str | None
     basis: str
     actual: Actual | None
+    matches: int | None = None
+    selectivity: float | None = None
 
     def __str__(self) -> str:
         return text(self)
@@ -112,13 +118,17 @@ def explain(
     query: Any,
     k: int,
     budget: Budget,
+    where: Any = None,
     *,
     exact: bool,
 ) -> Explanation:
     """Explain what `search` does; the parameters are those of :meth:`Index.explain`."""
     if exact and query is None:
         raise ParameterError("exact=True compares answers: give a query")
-    decision = planning.decide(snapshot, k, 1, budget, {}, 0)
+    matches = None if where is None else snapshot.matching(where).count
+    decision = planning.decide(
+        snapshot, k, 1, budget, {}, 0, None if matches in (None, snapshot.rows) else max(matches, 1)
+    )
     chosen, others = decision.prediction, []
     if planning.chooser is not None and chosen is not None:
         state = planning.chooser.feedback.state()
@@ -128,7 +138,7 @@ def explain(
     if query is not None:
         if as_array(query).ndim != 1:
             raise ParameterError(f"explain takes one query, not an array of shape {np.shape(query)}")
-        actual = _actual(search, query, k, budget, exact=exact)
+        actual = _actual(search, query, k, budget, where, exact=exact)
     return Explanation(
         k=k,
         budget=budget,
@@ -138,16 +148,18 @@ def explain(
         concern=decision.concern,
         basis=planning.basis(snapshot),
         actual=actual,
+        matches=matches,
+        selectivity=None if matches is None else matches / max(snapshot.rows, 1),
     )
 
 
 def _actual(
-    search: Callable[..., SearchResult], query: Any, k: int, budget: Budget, *, exact: bool
+    search: Callable[..., SearchResult], query: Any, k: int, budget: Budget, where: Any, *, exact: bool
 ) -> Actual:
-    result = search(query, k, budget=budget)
+    result = search(query, k, budget=budget, where=where)
     recall = None
     if exact:
-        truth = search(query, k, exact=True)
+        truth = search(query, k, exact=True, where=where)
         recall = float(np.isin(result.ids, truth.ids).sum() / max(len(truth.ids), 1))
     return Actual(
         ids=result.ids.tolist(),
@@ -191,9 +203,12 @@ def plan_words(plan: Plan) -> str:
     """Put a plan into words."""
     if plan.strategy == "exact":
         return "exact, every full vector"
+    rescored = f"{plan.candidates} candidates rescored"
+    if plan.misses:
+        rescored = f"up to {rescored}, until {plan.misses:g} misses are expected"
     if plan.strategy == "scan":
-        return f"scan on {plan.prefix_dim} dimensions, {plan.candidates} candidates rescored"
-    said = f"graph on {plan.prefix_dim} dimensions, ef {plan.ef}, {plan.candidates} candidates rescored"
+        return f"scan on {plan.prefix_dim} dimensions, {rescored}"
+    said = f"graph on {plan.prefix_dim} dimensions, ef {plan.ef}, {rescored}"
     if plan.early_stop:
         said = f"graph on {plan.prefix_dim} dimensions, ef up to {plan.ef}, until margin {plan.early_stop:g}"
     return said
@@ -217,6 +232,8 @@ def text(explanation: Explanation) -> str:
         *([f"recall {explanation.budget.min_recall:g}"] if explanation.budget.min_recall is not None else []),
     ]
     lines = [f"asked: k={explanation.k}, {' and '.join(asked) or 'no budget'}"]
+    if explanation.matches is not None:
+        lines.append(f"where: {explanation.matches:,} rows match, {explanation.selectivity:.2%} of all")
     lines.append(f"plan:  {plan_words(explanation.plan)}")
     if explanation.concern:
         lines.append(f"note:  {explanation.concern}")

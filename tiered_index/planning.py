@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tiered_index.config import Budget, in_range
 from tiered_index.errors import ParameterError
 from tiered_index.machine import fingerprint
+from tiered_index.planner import filtered as filtering
 from tiered_index.planner.choose import Chooser, Prediction
 from tiered_index.planner.model import Calibration
 from tiered_index.planner.plan import EXACT, MAX_K, Plan, make_plan
@@ -54,6 +55,8 @@ class Decision(NamedTuple):
         What is expected; None without a calibration.
     concern : str or None
         What cannot be kept of what was asked, as far as is known beforehand.
+    matches : int or None
+        How many rows match the filter; None without one.
     """
 
     plan: Plan
@@ -61,6 +64,7 @@ class Decision(NamedTuple):
     budget: Budget
     prediction: Prediction | None
     concern: str | None
+    matches: int | None = None
 
 
 class Planning:
@@ -126,6 +130,7 @@ class Planning:
         budget: Budget,
         fixed: Mapping[str, Any],
         started_ns: int,
+        matches: int | None = None,
     ) -> Decision:
         """Choose how to search.
 
@@ -143,6 +148,8 @@ class Planning:
             Parts of the plan that the caller fixed, as :func:`make_plan` takes them.
         started_ns : int
             When the call came in, on the clock of ``perf_counter_ns``.
+        matches : int, optional
+            How many rows match the filter, at least one; without it, there is none.
         """
         in_range("k", k, 1, MAX_K)
         chooser = self.chooser
@@ -174,10 +181,18 @@ class Planning:
                 concern = f"the fastest plan is expected to take up to {fastest:.2f} ms"
             elif not choice.floor_reached:
                 concern = f"recall {prediction.recall:.3f} is the most that fits the budget"
+        if matches is not None and plan is not EXACT:
+            # what was measured without a filter says how wide to search, and no more
+            prediction = None
+            one_ms = None if budget.latency_ms is None else budget.latency_ms / max(queries, 1)
+            if "ef" in fixed or "candidates" in fixed:
+                plan = filtering.fixed(plan, matches)
+            else:
+                plan = filtering.filtered(plan, k, snapshot.rows, matches, budget.min_recall, one_ms)
         limits = NO_LIMITS
         if budget.latency_ms is not None or chooser is not None:
             limits = _limits(budget, prediction, chooser, queries, started_ns)
-        return Decision(plan, limits, budget, prediction, concern)
+        return Decision(plan, limits, budget, prediction, concern, matches)
 
     def conclude(self, k: int, hits: Hits, decision: Decision, result: SearchResult, total_ms: float) -> None:
         """Say in the result what became of the search, and learn from it.
@@ -202,6 +217,9 @@ class Planning:
         elif decision.budget.latency_ms is not None and total_ms > decision.budget.latency_ms:
             reasons.insert(0, f"took {total_ms:.2f} ms")
         recall: float | None = 1.0 if hits.plan.strategy == "exact" else None
+        if decision.matches is not None and hits.plan.strategy == "scan" and not hits.late:
+            # every matching prefix was scored; of the candidates that were not rescored these are missed
+            recall = 1.0 - min(hits.missed / max(min(k, decision.matches), 1), 1.0)
         if prediction is not None and chooser is not None and recall is None:
             recall = prediction.recall
             if hits.margin:

@@ -15,6 +15,7 @@ from tiered_index.ask import ask
 from tiered_index.config import Budget, IndexConfig, in_range
 from tiered_index.errors import ParameterError
 from tiered_index.explain import Explanation, explain
+from tiered_index.grouping import grouped
 from tiered_index.planning import Planning
 from tiered_index.results import SearchResult
 from tiered_index.stats import IndexStats, index_stats
@@ -52,6 +53,9 @@ class Reader:
         budget: Budget | None = None,
         profile: str | None = None,
         strict: bool = False,
+        where: Any = None,
+        group_by: str | None = None,
+        group_size: int = 1,
         prefix_dim: int | None = None,
         ef: int | None = None,
         candidates: int | None = None,
@@ -77,6 +81,14 @@ class Reader:
             The budget of this name in :attr:`profiles`. Without any, :attr:`budget` of the index.
         strict : bool
             Raise rather than return an answer that keeps less than was asked.
+        where : mapping or pyarrow.compute.Expression, optional
+            Only rows that match are found, and k of them if there are as many. See
+            :mod:`tiered_index.filters`.
+        group_by : str, optional
+            A metadata column: the best rows of each of k groups come back, and not many rows of one group.
+            Rows whose value is null are a group each. For one query.
+        group_size : int
+            How many rows of a group.
         prefix_dim : int, optional
             Leading dimensions that find candidates: a multiple of 8 up to the index's. This and the
             following fix the plan; a latency budget then is a deadline only.
@@ -90,12 +102,13 @@ class Reader:
         Returns
         -------
         SearchResult
-            ids and scores of shape (k,) for one query, (n, k) for several.
+            ids and scores of shape (k,) for one query, (n, k) for several; for groups, up to k times
+            `group_size` rows, group after group.
 
         Raises
         ------
         InvalidInputError
-            One of its subclasses, for a query or a number that cannot be used.
+            One of its subclasses, for a query, a number or a filter that cannot be used.
         BudgetNotMetError
             With `strict`, if the budget or the floor is not kept.
         IndexClosedError
@@ -105,7 +118,13 @@ class Reader:
         snapshot, planning = self._current.get(), self._planning
         asked = planning.asked(budget, profile, latency_budget_ms, min_recall)
         fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates, "exact": exact or None}
-        return ask(snapshot, planning, query, k, asked, fixed, started_ns, strict=strict)
+
+        def answer(count: int) -> SearchResult:
+            return ask(snapshot, planning, query, count, asked, fixed, started_ns, strict=strict, where=where)
+
+        if group_by is None:
+            return answer(k)
+        return grouped(snapshot, answer, k, group_by, group_size, once=asked.latency_ms is not None)
 
     def explain(
         self,
@@ -116,6 +135,7 @@ class Reader:
         min_recall: float | None = None,
         budget: Budget | None = None,
         profile: str | None = None,
+        where: Any = None,
         exact: bool = False,
     ) -> Explanation:
         """Say which plan a search would take, what is predicted of it, and which it beat.
@@ -124,7 +144,7 @@ class Reader:
         ----------
         query : array_like, shape (dim,), optional
             Search with it too, and say what that took.
-        k, latency_budget_ms, min_recall, budget, profile
+        k, latency_budget_ms, min_recall, budget, profile, where
             As in :meth:`search`.
         exact : bool
             Compare the answer with the exact one, for its recall; reads every vector.
@@ -135,7 +155,8 @@ class Reader:
             ``print`` it, or read its fields.
         """
         asked = self._planning.asked(budget, profile, latency_budget_ms, min_recall)
-        return explain(self.search, self._planning, self._current.get(), query, k, asked, exact=exact)
+        snapshot = self._current.get()
+        return explain(self.search, self._planning, snapshot, query, k, asked, where, exact=exact)
 
     def get(
         self, ids: Any = None, *, where: Any = None, limit: int | None = None, include_vectors: bool = False

@@ -45,6 +45,13 @@ class SearchStats(msgspec.Struct, frozen=True, kw_only=True):
     cold_rows: int = 0
     distances: int = 0
 
+    def added(self, later: SearchStats) -> SearchStats:
+        """Return both together, of a search in two attempts; `later` has its time from the beginning."""
+        names = ("coarse_ms", "rescore_ms", "rows_read", "bytes_read", "cold_rows", "distances")
+        return msgspec.structs.replace(
+            later, **{name: getattr(self, name) + getattr(later, name) for name in names}
+        )
+
 
 class Hits(NamedTuple):
     """What the tiers found: addresses in a snapshot, shape (n, k), int64, and scores, float32.
@@ -84,6 +91,8 @@ class SearchResult:
         Mean recall@k of such answers, as calibration saw it; None before :meth:`Index.calibrate`.
     generation : int
         The state of the index that answered.
+    groups : list or None
+        With ``group_by``, each hit's value of that column.
     """
 
     def __init__(self, hits: Hits, snapshot: Snapshot, *, single: bool) -> None:
@@ -100,6 +109,17 @@ class SearchResult:
         self.degraded_reason: str | None = None
         self.estimated_recall: float | None = None
         self.generation = snapshot.manifest.generation
+        self.groups: list[Any] | None = None
+
+    def keep(self, places: NDArray[np.int64]) -> None:
+        """Keep these hits of a single query, in this order."""
+        self._addresses = self._addresses[:, places]
+        self.ids, self.scores, self._metadata = self.ids[places], self.scores[places], None
+
+    @property
+    def addresses(self) -> NDArray[np.int64]:
+        """Where the hits of all queries are in the snapshot, one after the other."""
+        return self._addresses.reshape(-1)
 
     def __len__(self) -> int:
         return len(self.ids)

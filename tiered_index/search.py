@@ -25,6 +25,11 @@ MARGIN_ROWS = 16
 _BEFORE_MISSES = 12
 """Rows beyond k that are rescored before it is asked how many are missed."""
 
+_WIDER = 4
+_TAIL_ROWS = 64
+_SLOWEST = 0.98
+"""Of misses in so many rows, the share in as many that follow."""
+
 _FIRST_ROWS = 8
 _CHUNK_ROWS = 32
 """Rows between looks at the clock; NumPy's calls for a chunk take as long as 20 rows from memory."""
@@ -107,6 +112,21 @@ def search(
         Of shape (n, min(k, rows)); fewer where the deadline came before so many were rescored.
     """
     scope = snapshot.scope if scope is None else scope
+    hits = _once(snapshot, scope, queries, k, plan, started, limits)
+    while hits.missed > plan.misses > 0.0 and not hits.late and plan.candidates < scope.rows:
+        if hits.plan.strategy != "scan":
+            break
+        # what was asked has little to do with these rows: their prefixes tell little, and more must be read
+        wider = min(_WIDER * plan.candidates, scope.rows)
+        plan = msgspec.structs.replace(plan, ef=wider, candidates=wider)
+        before, hits = hits.stats, _once(snapshot, scope, queries, k, plan, started, limits)
+        hits = hits._replace(stats=before.added(hits.stats))
+    return hits
+
+
+def _once(
+    snapshot: Snapshot, scope: Scope, queries: Floats, k: int, plan: Plan, started: float, limits: Limits
+) -> Hits:
     k = min(k, scope.rows)
     if len(queries) == 1 and scope.road is not None:
         hits = _by_road(snapshot, scope, queries, k, plan, started, limits)
@@ -116,8 +136,9 @@ def search(
     prefixes = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")
     found = find_candidates(scope, prefixes, plan, limits)
     rescore_started = perf_counter()
+    beyond = scope.rows - found.addresses.shape[1]
     taken = [
-        _rescore(snapshot, Scorer(query, snapshot.config.dtype), addresses, guesses, k, plan, limits)
+        _rescore(snapshot, Scorer(query, snapshot.config.dtype), addresses, guesses, beyond, k, plan, limits)
         for query, addresses, guesses in zip(queries, found.addresses, found.scores, strict=True)
     ]
     finished = perf_counter()
@@ -242,6 +263,7 @@ def _rescore(
     scorer: Scorer,
     addresses: Addresses,
     guesses: Floats,
+    beyond: int,
     k: int,
     plan: Plan,
     limits: Limits,
@@ -289,7 +311,9 @@ def _rescore(
     if done >= MARGIN_ROWS and len(best) == k:
         margin = margin or _margin(scores, k)
     if done == len(addresses):
-        missed = 0.0
+        missed = (
+            _misses_beyond(guesses, scores, k, beyond) if plan.misses and beyond and done > k + 2 else 0.0
+        )
     return _Taken(addresses[:done][best], scores[best], margin, missed, late, done, cold_rows)
 
 
@@ -300,7 +324,7 @@ def _margin(scores: Floats, k: int) -> float:
     return float((kth - last.mean()) / max(float(last.std()), 1e-12))
 
 
-def expected_misses(guesses: Floats, scores: Floats, k: int) -> float:
+def expected_misses(guesses: Floats, scores: Floats, k: int, first: int | None = None) -> float:
     """Return how many of the candidates that were not rescored can be expected among the best k.
 
     A full score is taken to lie about its regression on the prefix score as those known so far do.
@@ -313,6 +337,8 @@ def expected_misses(guesses: Floats, scores: Floats, k: int) -> float:
         Full scores of the first m, at least k and 3.
     k : int
         Results.
+    first : int, optional
+        The first candidate that counts; by default the first that was not rescored.
     """
     count = len(scores)
     known, full = guesses[:count].astype(np.float64), scores.astype(np.float64)
@@ -322,5 +348,17 @@ def expected_misses(guesses: Floats, scores: Floats, k: int) -> float:
     slope = min(max(slope, 0.0), math.sqrt(spread / varied))
     rest = math.sqrt(max(spread - slope * slope * varied, 1e-12) * count / (count - 2))
     kth = np.partition(full, count - k)[count - k]
-    above = (kth - y - slope * (guesses[count:].astype(np.float64) - x)) / rest
+    others = guesses[count if first is None else first :].astype(np.float64)
+    above = (kth - y - slope * (others - x)) / rest
     return float(sum(0.5 * math.erfc(one * math.sqrt(0.5)) for one in above.tolist()))
+
+
+def _misses_beyond(guesses: Floats, scores: Floats, k: int, beyond: int) -> float:
+    """Return the same of `beyond` rows that are no candidates; the last ones show how it goes on."""
+    some = min(len(guesses) // 2, _TAIL_ROWS)
+    last = expected_misses(guesses, scores, k, len(guesses) - some)
+    before = expected_misses(guesses, scores, k, len(guesses) - 2 * some) - last
+    if before <= 0.0:
+        return 0.0
+    ratio = min(last / before, _SLOWEST)
+    return min(last * ratio / (1.0 - ratio), float(beyond))

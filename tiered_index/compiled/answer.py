@@ -65,6 +65,7 @@ SUMS = 5
 """Of prefix scores, full scores, and their products."""
 
 _SAMPLED = 32
+_SLOWEST = 0.98  # of misses in 64 rows, the share in the 64 that follow
 _ROOT_HALF = math.sqrt(0.5)
 _CHUNK = 4  # rows between looks at the clock
 _WAITED_NS = 10_000  # a row that is waited for takes more; from memory one takes about 300
@@ -202,24 +203,39 @@ def misses(sums, count, kth, beam, first, size):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _misses_beyond(sums, count, kth, beam, size, beyond):  # type: ignore[no-untyped-def]
+    """Return the same of `beyond` rows that found no room in a beam, whose last rows show how it goes on."""
+    some = min(size // 2, 2 * _SAMPLED)
+    last = misses(sums, count, kth, beam, size - some, size)
+    before = misses(sums, count, kth, beam, size - 2 * some, size - some)
+    if beyond <= 0 or before <= 0.0:
+        return 0.0
+    ratio = min(last / before, _SLOWEST)
+    return min(last * ratio / (1.0 - ratio), np.float64(beyond))
+
+
+@njit(nogil=True, cache=True)
 def _until_few_are_missed(  # type: ignore[no-untyped-def]
-    full, query, k, beam, ranked, limit, few, recent, sums, top_scores, top_rows, state, deadline
+    full, query, k, beam, beyond, limit, few, recent, sums, top_scores, top_rows, state, deadline
 ):
     """Rescore the beam from its best on, until `few` of the rest are expected among the best k.
 
-    Return how many were found, and how many are still expected.
+    Return how many were found, and how many are still expected. A beam that a scan filled is not ranked yet;
+    `beyond` rows found no room in it. After a walk it is -1.
     """
     size = state[SIZE]
     found, last = 0, 0
     while True:
         first, last = last, min(size, max(last + max(last >> 2, 8), k + 12))
-        if not ranked:
+        if beyond >= 0:
             rank(beam, first, last, size)
         found = rescore(
             full, query, k, beam, last, limit, recent, sums, top_scores, top_rows, found, state, deadline
         )
-        if last == size:
-            return found, 0.0
+        if last == size and not state[LATE]:
+            if beyond <= 0 or found < k:
+                return found, 0.0
+            return found, _misses_beyond(sums, state[ROWS_READ], top_scores[k - 1], beam, size, beyond)
         ends = state[LATE] or state[ROWS_READ] >= limit
         if ends or found == k:
             missed = misses(sums, state[ROWS_READ], top_scores[found - 1], beam, last, size)
@@ -326,7 +342,7 @@ def answer(  # type: ignore[no-untyped-def]
                 query,
                 k,
                 beam,
-                not scanned,
+                len(rows) - state[SIZE] if scanned else -1,
                 candidates,
                 few,
                 recent,

@@ -7,6 +7,7 @@ import os
 import secrets
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,9 @@ half, of many more otherwise."""
 
 _PARQUET_TAIL = 8
 """Bytes after the footer: its length, and the magic number."""
+
+ENCODED_BYTES = 256 << 20
+"""What a segment holds of the columns that searches were grouped by."""
 
 
 class SegmentWriter:
@@ -197,6 +201,7 @@ class Segment:
         if COLUMNS_FILE in entry.files:
             self.columns = ColumnIndex(str(folder / COLUMNS_FILE), entry.rows)
         self.leaves: Recent[BitMap] = Recent(LEAVES_BYTES)
+        self.encoded: Recent[Any] = Recent(ENCODED_BYTES)
         self.full = ParquetRows(str(folder / ROWS_FILE), config.store_dim, config.dtype, entry.rows)
 
     def rescore(self, scorer: Scorer, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -1,0 +1,80 @@
+"""Grouped search: the best rows of each group, so that one group does not crowd out the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiered_index.config import in_range
+from tiered_index.errors import DimensionError
+from tiered_index.planner.plan import MAX_K
+from tiered_index.results import SearchResult
+from tiered_index.storage.groups import check_groups, group_values
+from tiered_index.storage.snapshot import Snapshot
+
+_FIRST = 4
+"""Rows that are searched for, for each that is wanted; then so many times more, until it is enough."""
+
+
+def grouped(
+    snapshot: Snapshot,
+    answer: Callable[[int], SearchResult],
+    k: int,
+    column: str,
+    size: int,
+    *,
+    once: bool,
+) -> SearchResult:
+    """Search for the best rows of each of k groups.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What is searched.
+    answer : callable
+        Given how many rows are wanted, searches for them.
+    k, size : int
+        Groups, and rows of each.
+    column : str
+        Whose values make the groups.
+    once : bool
+        There is no time for a second search.
+
+    Raises
+    ------
+    FilterError
+        There is no such column, or its values are not ones that can be equal.
+    ParameterError
+        A number out of range.
+    DimensionError
+        Several queries.
+    """
+    in_range("k", k, 1, MAX_K)
+    in_range("group_size", size, 1, MAX_K)
+    check_groups(snapshot, column)
+    wanted = min(_FIRST * k * size, MAX_K)
+    while True:
+        result = answer(wanted)
+        if result.ids.ndim != 1:
+            raise DimensionError("group_by= takes one query, not several")
+        values = group_values(snapshot, column, result.addresses)
+        places, full = _places(values, k, size)
+        if full or once or len(result) < wanted or wanted == MAX_K:
+            result.keep(places)
+            result.groups = [values[place] for place in places.tolist()]
+            return result
+        wanted = min(_FIRST * wanted, MAX_K)
+
+
+def _places(values: list[object], k: int, size: int) -> tuple[NDArray[np.int64], bool]:
+    """Return the places of the best `size` rows of the first k groups, and whether those are all full."""
+    groups: dict[object, list[int]] = {}
+    for place, value in enumerate(values):
+        group = groups.setdefault((place, None) if value is None else value, [])
+        if len(group) < size:
+            group.append(place)
+    best = list(groups.values())[:k]
+    full = len(best) == k and all(len(group) == size or values[group[0]] is None for group in best)
+    return np.array([place for group in best for place in group], np.int64), full

@@ -1,0 +1,73 @@
+"""From a plan for all rows to one for those that match a filter.
+
+Measured on 250,000 sentences (titles as queries, 256 of 1,024 dimensions, 48 links a row, two AVX-512 cores)
+with eleven filters, of categories, months and at random: scoring every matching prefix takes 10 to 14 ns a
+row and misses nothing, a walk among matching rows 1.5 to 2.5 times what one among all rows takes, and it
+misses the more, the less the filter has to do with the query.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tiered_index.planner.plan import MAX_EF, Plan
+
+EXACT_ROWS = 128
+"""So few matching rows are all scored by their full vectors."""
+
+SCAN_ROWS_PER_EF = 320
+"""Up to so many matching rows for each unit of ef are scanned: that takes up to twice as long as the walk
+would, and finds 0.95 to 0.99 of the best ten where the walk found 0.92 to 0.97."""
+
+MISSES = 0.02
+"""Of each result, what may be expected to be missed among candidates that are not rescored."""
+
+_SCANNED_CANDIDATES = 512
+_CANDIDATES_PER_K = 8
+_SPARSE = 0.5
+_WIDER = 2
+"""A walk among less than half of the rows takes a wider beam for the same recall."""
+
+_SCAN_MS_PER_ROW = 2e-5
+_BUDGET_SHARE = 0.5
+
+
+def filtered(
+    plan: Plan, k: int, rows: int, matches: int, floor: float | None, latency_ms: float | None
+) -> Plan:
+    """Return the plan for k results among matching rows.
+
+    Parameters
+    ----------
+    plan : Plan
+        For all rows: not "exact".
+    k : int
+        Results a query.
+    rows, matches : int
+        Rows of the index, and those that match; at least one.
+    floor : float or None
+        Of the recall.
+    latency_ms : float or None
+        Budget of one query.
+    """
+    if matches <= max(EXACT_ROWS, k):
+        return Plan(strategy="scan", prefix_dim=plan.prefix_dim, ef=matches, candidates=matches)
+    misses = k * (MISSES if floor is None else max((1.0 - floor) / 2, 0.001))
+    ef = plan.ef if matches >= _SPARSE * rows or latency_ms is not None else _WIDER * plan.ef
+    ef = min(ef, matches, MAX_EF)
+    scans = matches <= SCAN_ROWS_PER_EF * ef
+    if latency_ms is not None:
+        scans = matches * _SCAN_MS_PER_ROW <= _BUDGET_SHARE * latency_ms
+    if scans:
+        candidates = min(max(_SCANNED_CANDIDATES, _CANDIDATES_PER_K * k, plan.candidates), matches)
+        return Plan(
+            strategy="scan", prefix_dim=plan.prefix_dim, ef=candidates, candidates=candidates, misses=misses
+        )
+    return Plan(strategy="graph", prefix_dim=plan.prefix_dim, ef=ef, candidates=ef, misses=misses)
+
+
+def fixed(plan: Plan, matches: int) -> Plan:
+    """Return a plan that the caller chose, for matching rows: its numbers stay, the way is chosen."""
+    candidates, ef = min(plan.candidates, matches), min(plan.ef, matches)
+    scans = matches <= SCAN_ROWS_PER_EF * ef
+    return msgspec.structs.replace(plan, strategy="scan" if scans else "graph", ef=ef, candidates=candidates)
