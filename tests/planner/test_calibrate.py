@@ -195,6 +195,12 @@ def test_without_early_stopping_margins_are_learnt_all_the_same() -> None:
         assert found.margins[k][0][1] < found.margins[k][-1][1]
 
 
+def test_where_only_wide_walks_pay_margins_are_learnt_all_the_same() -> None:
+    found = measured(Law(stops_early=False, scan=0.0), ks=(1, 10))
+    assert not any(10 <= walk.ef for walk in walks(found))
+    assert all(found.margins[k] for k in (1, 10))
+
+
 def test_without_a_graph_all_is_scanned() -> None:
     law = Law(widest_walk=0, hardness=3.0)
     found = measured(law)

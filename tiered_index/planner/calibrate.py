@@ -333,7 +333,7 @@ def _stops(
         if k <= walk.ef <= 25 * (k + 12):
             plan = Plan(strategy="graph", prefix_dim=subject.width, ef=walk.ef, candidates=walk.ef)
             pairs += _margins_of(subject, k, plan, min(queries, 100))
-    return kept, pairs
+    return kept, pairs or _margins_of(subject, k, _scan_plan(subject, k), queries)
 
 
 def _stop_plans(subject: Subject, k: int) -> Iterator[Plan]:
