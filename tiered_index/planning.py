@@ -219,7 +219,8 @@ class Planning:
         recall: float | None = 1.0 if hits.plan.strategy == "exact" else None
         if decision.matches is not None and hits.plan.strategy == "scan" and not hits.late:
             # every matching prefix was scored; of the candidates that were not rescored these are missed
-            recall = 1.0 - min(hits.missed / max(min(k, decision.matches), 1), 1.0)
+            missed = filtering.MISSES_SEEN * hits.missed
+            recall = 1.0 - min(missed / max(min(k, decision.matches), 1), 1.0)
         if prediction is not None and chooser is not None and recall is None:
             recall = prediction.recall
             if hits.margin:

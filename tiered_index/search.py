@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.full.rescore import Scorer
+from tiered_index.planner.filtered import by_share, wants_share
 from tiered_index.planner.plan import Plan
 from tiered_index.results import Hits, SearchStats
 from tiered_index.storage.scope import Scope
@@ -112,6 +113,10 @@ def search(
         Of shape (n, min(k, rows)); fewer where the deadline came before so many were rescored.
     """
     scope = snapshot.scope if scope is None else scope
+    if len(queries) == 1 and scope.road is not None and wants_share(plan, snapshot.rows, scope.rows):
+        prefix = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")[0]
+        share = scope.road.share_near(prefix)
+        plan = by_share(plan, share, snapshot.rows, scope.rows, may_scan=not limits.call_ns)
     hits = _once(snapshot, scope, queries, k, plan, started, limits)
     while hits.missed > plan.misses > 0.0 and not hits.late and plan.candidates < scope.rows:
         if hits.plan.strategy != "scan":
@@ -270,7 +275,7 @@ def _rescore(
 ) -> _Taken:
     """Score candidates exactly, best first, in chunks, until the plan's end or the deadline is reached."""
     scores = np.empty(len(addresses), np.float32)
-    done, cold_rows, margin, missed = 0, 0, 0.0, 0.0
+    done, cold_rows, margin, missed = 0, 0, 0.0, math.inf
     cold, late, advised = limits.cold, False, 0
     while done < len(addresses):
         patient = done and not limits.call_ns and not plan.early_stop and not plan.misses and not cold
@@ -300,8 +305,8 @@ def _rescore(
             if margin >= plan.early_stop:
                 break
         if plan.misses and done >= k + _BEFORE_MISSES:
-            missed = expected_misses(guesses, scores[:done], k)
-            if missed <= plan.misses:
+            before, missed = missed, expected_misses(guesses, scores[:done], k)
+            if max(missed, before) <= plan.misses:  # one may be too low by chance: it takes two
                 break
         if limits.call_ns and now > limits.call_ns:
             late = True
@@ -310,10 +315,10 @@ def _rescore(
     best = np.argsort(-scores, kind="stable")[:k]
     if done >= MARGIN_ROWS and len(best) == k:
         margin = margin or _margin(scores, k)
-    if done == len(addresses):
-        missed = (
-            _misses_beyond(guesses, scores, k, beyond) if plan.misses and beyond and done > k + 2 else 0.0
-        )
+    if not plan.misses:
+        missed = 0.0
+    elif done == len(addresses):
+        missed = _misses_beyond(guesses, scores, k, beyond) if beyond and done > k + 2 else 0.0
     return _Taken(addresses[:done][best], scores[best], margin, missed, late, done, cold_rows)
 
 

@@ -41,6 +41,11 @@ class Selection:
         """Return how wide a beam is that holds other rows too, for `ef` of these."""
         return ef * self._total // max(len(self.rows), 1)
 
+    def share_of(self, rows: NDArray[np.int64]) -> float:
+        """Return which share of `rows` is selected."""
+        bits = self._bits()[0]
+        return float(((bits[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1).mean())
+
     def settings(self, *, scan: bool) -> dict[str, Any]:
         """Return what tells the compiled engine of them, to score all or to walk; valid as long as this."""
         if scan:

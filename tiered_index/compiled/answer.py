@@ -186,8 +186,8 @@ def margin(kth, recent):  # type: ignore[no-untyped-def]
 def misses(sums, count, kth, beam, first, size):  # type: ignore[no-untyped-def]
     """Return how many of ``beam[first:size]`` can be expected to score above `kth`.
 
-    A full score is taken to lie about its regression on the prefix score as those read so far do. Of the
-    candidates that remain a few dozen are looked at, evenly spaced.
+    A full score is taken to lie about its regression on the prefix score as those read so far do. Of many
+    rows a few dozen are looked at, evenly spaced.
     """
     x, y = sums[0] / count, sums[1] / count
     xx = max(sums[2] / count - x * x, 1e-12)
@@ -224,11 +224,11 @@ def _until_few_are_missed(  # type: ignore[no-untyped-def]
     `beyond` rows found no room in it. After a walk it is -1.
     """
     size = state[SIZE]
-    found, last = 0, 0
+    found, last = 0, min(size, k + 12)
+    before = np.inf  # one estimate may be too low by chance: it takes two
+    if beyond >= 0:
+        rank(beam, 0, last, size)
     while True:
-        first, last = last, min(size, max(last + max(last >> 2, 8), k + 12))
-        if beyond >= 0:
-            rank(beam, first, last, size)
         found = rescore(
             full, query, k, beam, last, limit, recent, sums, top_scores, top_rows, found, state, deadline
         )
@@ -236,11 +236,16 @@ def _until_few_are_missed(  # type: ignore[no-untyped-def]
             if beyond <= 0 or found < k:
                 return found, 0.0
             return found, _misses_beyond(sums, state[ROWS_READ], top_scores[k - 1], beam, size, beyond)
-        ends = state[LATE] or state[ROWS_READ] >= limit
-        if ends or found == k:
-            missed = misses(sums, state[ROWS_READ], top_scores[found - 1], beam, last, size)
-            if ends or missed <= few:
-                return found, missed
+        # the next ones, among which most of the misses are, in order; of the others a sample
+        following = min(size, last + max(last >> 2, _SAMPLED // 2))
+        if beyond >= 0:
+            rank(beam, last, following, size)
+        count, kth = state[ROWS_READ], top_scores[found - 1]
+        missed = misses(sums, count, kth, beam, last, following)
+        missed += misses(sums, count, kth, beam, following, size)
+        if state[LATE] or count >= limit or max(missed, before) <= few:
+            return found, missed
+        last, before = following, missed
 
 
 @njit(nogil=True, cache=True)

@@ -156,6 +156,15 @@ def walk(
     return found, scores, distances, late, int(state[coarse.COARSE_NS]) / 1e6
 
 
+def near(graph: Rows, prefix: Floats, ef: int, count: int) -> Rows:
+    """Return about the `count` nearest rows of the whole graph, as a beam of `ef` meets them."""
+    room = _room
+    beam, state = room.beam_of(count), room.state
+    coarse.approach(graph, prefix.ctypes.data, len(prefix), ef, count, beam, room.seen, room.table, state)
+    found: Rows = (beam[: state[coarse.SIZE]] >> coarse.ROW_SHIFT) & (coarse.MAX_ROWS - 1)
+    return found
+
+
 def answer(
     graph: Rows,
     full: Rows,
@@ -256,5 +265,6 @@ def load() -> Any:
     graph = graph_fields(codes.ctypes.data, 32, offsets.ctypes.data, links.ctypes.data, (1, 1), 0, 0)
     full = full_fields(vectors.ctypes.data, bases.ctypes.data, 13, 64, 16, False, 0, -1)
     walk(graph, query, 1)
+    near(graph, query, 1, 1)
     walk(graph, query, 1, rows=links[:1] + 1)
     return answer(graph, full, query, query, 1, 1, 1)

@@ -362,3 +362,11 @@ def walk(graph, prefix, dims, ef, live, seeds, beam, seen, table, state, deadlin
     begin(graph, prefix, dims, ef, seeds, beam, seen, table, state)
     advance(graph, prefix, dims, ef, ef, live, beam, beam[:0], seen, table, state, deadline)
     state[COARSE_NS] = nanoseconds() - started
+
+
+@njit(nogil=True, cache=True)
+def approach(graph, prefix, dims, ef, room, beam, seen, table, state):  # type: ignore[no-untyped-def]
+    """Walk with a beam of `ef`; of all rows that were met, the beam then holds the best `room`."""
+    state[:] = 0
+    begin(graph, prefix, dims, room, beam[:0], beam, seen, table, state)
+    advance(graph, prefix, dims, ef, room, 0, beam, beam[:0], seen, table, state, 0)

@@ -12,6 +12,9 @@ from tiered_index.coarse.selection import Selection
 from tiered_index.compiled import engine
 from tiered_index.storage.segment import Segment
 
+_NEAR_EF = 16
+_NEAR_ROWS = 48
+
 
 class Road:
     """Both tiers of a segment, described to the compiled engine.
@@ -67,6 +70,13 @@ class Road:
             self._graph, self._full, prefix, query, k, ef, candidates, **among, **limits
         )
         return found if not self._first else found._replace(rows=found.rows + self._first)
+
+    def share_near(self, prefix: NDArray[np.float32]) -> float:
+        """Return which share of the rows nearest to a query may be found."""
+        if self._among is None:
+            return 1.0
+        self._segment.coarse.check()
+        return self._among.share_of(self._engine.near(self._graph, prefix, _NEAR_EF, _NEAR_ROWS))
 
 
 def road_of(segment: Segment, among: Selection | None, first: int) -> Road | None:
