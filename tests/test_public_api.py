@@ -26,11 +26,12 @@ LAYERS = [
     ["ask", "explain", "grouping", "recalibrate"],
     ["planning", "calibration"],
     ["search", "exact", "stats"],
+    ["by_road", "rescoring"],
     ["results"],
     ["storage"],
     ["coarse", "full"],
     ["compiled", "filters", "machine", "validate", "planner", "testing"],
-    ["blas", "config", "mapped"],
+    ["blas", "config", "limits", "mapped"],
     ["errors"],
 ]
 

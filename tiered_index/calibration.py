@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF
 from tiered_index.exact import exact_search
+from tiered_index.limits import NO_LIMITS
 from tiered_index.machine import fingerprint
 from tiered_index.planner.calibrate import Observed, measure
 from tiered_index.planner.model import Calibration, Source, Times
 from tiered_index.planner.plan import Plan, Strategy
 from tiered_index.results import SearchResult
-from tiered_index.search import NO_LIMITS, find_candidates, search
+from tiered_index.search import find_candidates, search
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats, prefixes_of
 

@@ -11,6 +11,11 @@ from pathlib import Path
 from tiered_index.compiled import engine
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @lru_cache(maxsize=1)
 def fingerprint() -> str:
     """Return processor, cores, and the versions that search times depend on, as one line."""

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from tiered_index.config import Budget, in_range
 from tiered_index.errors import ParameterError
+from tiered_index.limits import NO_LIMITS, Limits
 from tiered_index.machine import fingerprint
 from tiered_index.planner import filtered as filtering
 from tiered_index.planner.choose import Chooser, Prediction
 from tiered_index.planner.model import Calibration
 from tiered_index.planner.plan import EXACT, MAX_K, Plan, make_plan
 from tiered_index.results import Hits, SearchResult
-from tiered_index.search import NO_LIMITS, Limits
 from tiered_index.storage.snapshot import Snapshot
 
 LIVE_QUERIES = 512

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.compiled import answer as both
-from tiered_index.compiled import scan as some
+from tiered_index.compiled import batch as many
+from tiered_index.compiled import scan as scanning
 from tiered_index.compiled import walk as coarse
+from tiered_index.compiled.room import room as _room
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -21,33 +23,11 @@ MAX_K = 512
 MAX_ROWS = coarse.MAX_ROWS
 """A row and two flags share 32 bits."""
 
-_MIN_SEEN = 8_192
+_AT_ONCE = 32
+"""Queries of a batch that a thread answers without the interpreter."""
+
 NO_ROWS = np.empty(0, np.int32)
 NO_SEEDS = np.empty(0, np.int64)
-
-
-class _Room(threading.local):
-    """A thread's own arrays to work in; they grow and stay."""
-
-    def __init__(self) -> None:
-        self.beam = np.empty(256, np.int64)
-        self.recent = np.empty(both.WINDOW, np.float32)
-        self.sums = np.empty(both.SUMS, np.float64)
-        self.state = np.zeros(coarse.STATE_FIELDS, np.int64)
-        self.make_seen(_MIN_SEEN)
-
-    def make_seen(self, size: int) -> None:
-        self.seen = np.empty(size, np.int32)
-        self.spill = np.empty(size, np.int64)
-        self.table = np.empty(4 * size, np.int32)  # at most half full, and a power of two
-
-    def beam_of(self, width: int) -> Rows:
-        if width > len(self.beam):
-            self.beam = np.empty(2 * width, np.int64)
-        return self.beam[:width]
-
-
-_room = _Room()
 
 
 class Answered(NamedTuple):
@@ -140,7 +120,7 @@ def walk(
     state, address, size = room.state, prefix.ctypes.data, len(prefix)
     while True:
         if len(rows):
-            some.scan_all(graph, address, size, rows, ef, beam, state)
+            scanning.scan_all(graph, address, size, rows, ef, beam, state)
         else:
             coarse.walk(
                 graph, address, size, ef, live, seeds, beam, room.seen, room.table, state, deadline_ns
@@ -256,6 +236,131 @@ def answer(
     )
 
 
+class AnsweredMany(NamedTuple):
+    """What several queries found, and what they took together.
+
+    Attributes
+    ----------
+    rows, scores : ndarray, shape (n, k)
+        Best first.
+    found : ndarray, shape (n,)
+        How many of each row are filled.
+    margins, missed : ndarray, shape (n,)
+        As of one query.
+    late : bool
+        The deadline came first for one of them.
+    distances, rows_read, cold_rows : int
+        In all.
+    coarse_ms, rescore_ms : float
+        Of each thread, on average.
+    """
+
+    rows: Rows
+    scores: Floats
+    found: Rows
+    margins: NDArray[np.float64]
+    missed: NDArray[np.float64]
+    late: bool
+    distances: int
+    rows_read: int
+    cold_rows: int
+    coarse_ms: float
+    rescore_ms: float
+
+
+def answer_many(
+    graph: Rows,
+    full: Rows,
+    prefixes: Floats,
+    queries: Floats,
+    k: int,
+    ef: int,
+    candidates: int,
+    *,
+    threads: int,
+    stop: float = 0.0,
+    few: float = 0.0,
+    live: int = 0,
+    rows: NDArray[np.int32] = NO_ROWS,
+    seeds: Rows = NO_SEEDS,
+    walk_deadline_ns: int = 0,
+    deadline_ns: int = 0,
+    cold: bool = False,
+) -> AnsweredMany:
+    """Answer queries, shape (n, d) and (n, dim), with several threads; else as :func:`answer`."""
+    n = len(queries)
+    top_scores, top_rows = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
+    found, margins, missed = np.zeros(n, np.int64), np.zeros(n), np.zeros(n)
+    if not (queries.flags.writeable and prefixes.flags.writeable):
+        queries, prefixes = queries.copy(), prefixes.copy()
+    starts = iter(range(0, n, _AT_ONCE))  # the next is taken by whoever is free
+
+    def some() -> Rows:
+        room, totals = _room, np.zeros(coarse.STATE_FIELDS, np.int64)
+        beam = room.beam_of(2 * ef)
+        for start in starts:
+            part, done = slice(start, start + _AT_ONCE), 0
+            size = len(queries[part])
+            while done < size:
+                done = many.answer_many(
+                    done,
+                    graph,
+                    full,
+                    prefixes[part],
+                    queries[part],
+                    k,
+                    ef,
+                    candidates,
+                    float(stop),
+                    float(few),
+                    live,
+                    rows,
+                    seeds,
+                    walk_deadline_ns,
+                    deadline_ns,
+                    bool(cold),
+                    beam,
+                    room.spill,
+                    room.seen,
+                    room.table,
+                    room.recent,
+                    room.sums,
+                    top_scores[part],
+                    top_rows[part],
+                    found[part],
+                    margins[part],
+                    missed[part],
+                    room.state,
+                    totals,
+                )
+                if done < size:
+                    room.make_seen(2 * len(room.seen))
+        return totals
+
+    helpers = max(min(threads, -(-n // _AT_ONCE)), 1) - 1
+    if helpers > 0:
+        with ThreadPoolExecutor(helpers) as pool:
+            others = [pool.submit(some) for _ in range(helpers)]
+            totals = some()
+            totals += sum(other.result() for other in others)
+    else:
+        totals = some()
+    late, distances, read, cold_rows, coarse_ns, rescore_ns = totals[coarse.LATE :].tolist()
+    return AnsweredMany(
+        top_rows,
+        top_scores,
+        found,
+        margins,
+        missed,
+        bool(late),
+        distances,
+        read,
+        cold_rows,
+        coarse_ns / 1e6 / (helpers + 1),
+        rescore_ns / 1e6 / (helpers + 1),
+    )
+
+
 def load() -> Any:
     """Compile, or read from the cache, what a search needs, so that no search waits for it."""
     codes = np.zeros((1, 32), np.uint8)
@@ -267,4 +372,5 @@ def load() -> Any:
     walk(graph, query, 1)
     near(graph, query, 1, 1)
     walk(graph, query, 1, rows=links[:1] + 1)
+    answer_many(graph, full, query[None], query[None], 1, 1, 1, threads=1)
     return answer(graph, full, query, query, 1, 1, 1)

@@ -61,15 +61,36 @@ class Road:
         **limits: Any,
     ) -> Any:
         """Answer one query; see :func:`tiered_index.compiled.engine.answer`. Rows become addresses."""
+        found = self._engine.answer(
+            self._graph, self._full, prefix, query, k, ef, candidates, **self._rows(scan=scan), **limits
+        )
+        return found if not self._first else found._replace(rows=found.rows + self._first)
+
+    def answer_many(
+        self,
+        prefixes: NDArray[np.float32],
+        queries: NDArray[np.float32],
+        k: int,
+        ef: int,
+        candidates: int,
+        *,
+        scan: bool,
+        **limits: Any,
+    ) -> Any:
+        """Answer several; see :func:`tiered_index.compiled.engine.answer_many`. Rows become addresses."""
+        rows = self._rows(scan=scan)
+        found = self._engine.answer_many(
+            self._graph, self._full, prefixes, queries, k, ef, candidates, **rows, **limits
+        )
+        return found if not self._first else found._replace(rows=found.rows + self._first)
+
+    def _rows(self, *, scan: bool) -> dict[str, Any]:
+        """Check that the files are whole, and return which rows may be found."""
         segment = self._segment
         segment.coarse.check()
         segment.full.check()
         segment.lookup.check()
-        among = {} if self._among is None else self._among.settings(scan=scan)
-        found = self._engine.answer(
-            self._graph, self._full, prefix, query, k, ef, candidates, **among, **limits
-        )
-        return found if not self._first else found._replace(rows=found.rows + self._first)
+        return {} if self._among is None else self._among.settings(scan=scan)
 
     def share_near(self, prefix: NDArray[np.float32]) -> float:
         """Return which share of the rows nearest to a query may be found."""

@@ -1,0 +1,110 @@
+"""Searching compiled: both tiers of one graph in one call."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from tiered_index.limits import Limits
+from tiered_index.machine import cores
+from tiered_index.planner.plan import Plan
+from tiered_index.results import Hits, SearchStats
+from tiered_index.storage.scope import Scope
+from tiered_index.storage.snapshot import Snapshot
+from tiered_index.validate.vectors import Floats, prefixes_of
+
+_ENOUGH = 0.9
+"""Share of the candidates that a compiled walk must have found; else FAISS walks, filtering as it goes."""
+
+
+def by_road(
+    snapshot: Snapshot, scope: Scope, queries: Floats, k: int, plan: Plan, started: float, limits: Limits
+) -> Hits | None:
+    """Answer one query compiled; None where that is not to be had or found too little."""
+    road, scan = scope.road, plan.strategy == "scan"
+    if road is None or not road.takes(k, plan.ef, scan=scan):
+        return None
+    prefix = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")[0]
+    found = road.answer(
+        prefix,
+        queries[0],
+        k,
+        plan.ef,
+        plan.candidates,
+        scan=scan,
+        stop=plan.early_stop,
+        few=plan.misses,
+        walk_deadline_ns=limits.walk_ns,
+        deadline_ns=limits.call_ns,
+        cold=limits.cold,
+    )
+    partly = plan.early_stop or plan.misses or scan
+    enough = k if partly else max(k, min(plan.candidates, plan.ef, scope.rows) * _ENOUGH)
+    if found.rows_read < enough and not found.late:
+        return None  # deleted rows crowd this place, or the graph has parts that the walk did not reach
+    return Hits(
+        found.rows[None],
+        found.scores[None],
+        plan,
+        SearchStats(
+            total_ms=(perf_counter() - started) * 1e3,
+            coarse_ms=found.coarse_ms,
+            rescore_ms=found.rescore_ms,
+            queries=1,
+            parts_walked=int(not scan),
+            parts_scanned=int(scan),
+            rows_read=found.rows_read,
+            bytes_read=found.rows_read * snapshot.row_bytes,
+            cold_rows=found.cold_rows,
+            distances=found.distances,
+        ),
+        late=found.late,
+        margin=found.margin,
+        missed=found.missed,
+    )
+
+
+def many_by_road(
+    snapshot: Snapshot, scope: Scope, queries: Floats, k: int, plan: Plan, started: float, limits: Limits
+) -> Hits | None:
+    """Answer several queries compiled, with all cores; None where one of them found too little."""
+    road, scan = scope.road, plan.strategy == "scan"
+    if road is None or not road.takes(k, plan.ef, scan=scan):
+        return None
+    prefixes = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")
+    found = road.answer_many(
+        prefixes,
+        queries,
+        k,
+        plan.ef,
+        plan.candidates,
+        threads=cores(),
+        scan=scan,
+        stop=plan.early_stop,
+        few=plan.misses,
+        walk_deadline_ns=limits.walk_ns,
+        deadline_ns=limits.call_ns,
+        cold=limits.cold,
+    )
+    least = int(found.found.min())
+    if least < k and not found.late:
+        return None
+    return Hits(
+        found.rows[:, :least],
+        found.scores[:, :least],
+        plan,
+        SearchStats(
+            total_ms=(perf_counter() - started) * 1e3,
+            coarse_ms=found.coarse_ms,
+            rescore_ms=found.rescore_ms,
+            queries=len(queries),
+            parts_walked=int(not scan),
+            parts_scanned=int(scan),
+            rows_read=found.rows_read,
+            bytes_read=found.rows_read * snapshot.row_bytes,
+            cold_rows=found.cold_rows,
+            distances=found.distances,
+        ),
+        late=found.late,
+        margin=float(found.margins.mean()),
+        missed=float(found.missed.mean()),
+    )
