@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 import tiered_index as ti
 from tiered_index.cli import app
-from tiered_index.explain import plan_label, plan_words
+from tiered_index.explain import _verdict, plan_label, plan_words
+from tiered_index.planner.choose import Prediction
+from tiered_index.planner.model import Times
 from tiered_index.storage.commit import CALIBRATION
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
@@ -66,12 +68,10 @@ def test_the_choice_and_what_it_beat(index: ti.Index) -> None:
 
 
 def test_verdicts_fit_the_numbers(index: ti.Index) -> None:
-    seen = set()
     p99 = index.explain(min_recall=0.8).expected.total.p99
     for floor, latency in ((0.9, None), (0.99, None), (None, p99), (0.9, 1e6), (None, None), (0.8, p99)):
         said = index.explain(latency_budget_ms=latency, min_recall=floor)
         for one in said.alternatives:
-            seen.add(one.verdict.split()[0])
             if one.verdict.startswith("p99"):
                 assert one.total.p99 > latency
                 assert f"{one.total.p99:.2f} ms" in one.verdict
@@ -82,7 +82,24 @@ def test_verdicts_fit_the_numbers(index: ti.Index) -> None:
             else:
                 assert one.verdict == "less recall"
                 assert one.total.mean < said.expected.total.mean
-    assert {"below", "slower", "p99"} <= seen
+
+
+def test_every_verdict() -> None:
+    def plan(recall: float, ms: float) -> Prediction:
+        times = Times(ms, ms, ms, 2 * ms)
+        return Prediction(
+            ti.Plan(strategy="graph", prefix_dim=8, ef=1, candidates=1), recall, 0.0, *[times] * 3
+        )
+
+    chosen, floor, budget = plan(0.9, 1.0), ti.Budget(min_recall=0.9), ti.Budget(latency_ms=2.0)
+    verdicts = {
+        _verdict(plan(0.95, 2.0), chosen, budget): "p99 4.00 ms is over the budget",
+        _verdict(plan(0.8, 0.5), chosen, floor): "below the floor",
+        _verdict(plan(0.95, 2.0), chosen, floor): "slower",
+        _verdict(plan(0.95, 2.0), chosen, ti.Budget()): "more recall, slower",
+        _verdict(plan(0.8, 0.5), chosen, budget): "less recall",
+    }
+    assert list(verdicts) == list(verdicts.values())
 
 
 def test_the_plan_is_the_one_a_search_takes(index: ti.Index, queries: np.ndarray) -> None:

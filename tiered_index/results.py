@@ -88,7 +88,8 @@ class SearchResult:
     degraded_reason : str or None
         What was asked and could not be kept.
     estimated_recall : float or None
-        Mean recall@k of such answers, as calibration saw it; None before :meth:`Index.calibrate`.
+        Mean recall@k of such answers, as calibration saw it; None before :meth:`Index.calibrate`. With a
+        filter, what is expected from the scores, and None where a graph was walked.
     generation : int
         The state of the index that answered.
     groups : list or None

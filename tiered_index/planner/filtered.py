@@ -16,7 +16,12 @@ EXACT_ROWS = 128
 """So few matching rows are all scored by their full vectors."""
 
 SCAN_ROWS_PER_EF = 250
-"""Up to so many matching rows for each unit of ef are scanned: that takes no longer than the walk would."""
+DENSE_SCAN_ROWS_PER_EF = 100
+"""Up to so many matching rows for each unit of ef are scanned, the fewer where half of all rows match and
+more: that takes no longer than the walk would."""
+
+WALK_COST = 2.5
+"""A walk among matching rows takes at most so many times as long as one among all."""
 
 MAX_SCAN_ROWS_PER_EF = 2_500
 """Where few of the rows near the query match, a walk misses much, and so many are scanned."""
@@ -66,16 +71,18 @@ def filtered(
     if matches <= max(EXACT_ROWS, k):
         return Plan(strategy="scan", prefix_dim=plan.prefix_dim, ef=matches, candidates=matches)
     misses = k * (MISSES if floor is None else max((1.0 - floor) / 2, 0.001))
-    ef = plan.ef if matches >= _SPARSE * rows or latency_ms is not None else int(_WIDER * plan.ef)
-    ef = min(ef, matches, MAX_EF)
-    scans = matches <= SCAN_ROWS_PER_EF * ef
-    if latency_ms is not None:
+    dense = matches >= _SPARSE * rows
+    ef = plan.ef if dense else int(_WIDER * plan.ef)
+    scans = matches <= (DENSE_SCAN_ROWS_PER_EF if dense else SCAN_ROWS_PER_EF) * ef
+    if latency_ms is not None:  # which a walk of plan.ef among all rows would fill
+        ef = max(int(plan.ef / WALK_COST), k)
         scans = matches * _SCAN_MS_PER_ROW <= _BUDGET_SHARE * latency_ms
     if scans:
         candidates = min(max(_SCANNED_CANDIDATES, _CANDIDATES_PER_K * k, plan.candidates), matches)
         return Plan(
             strategy="scan", prefix_dim=plan.prefix_dim, ef=candidates, candidates=candidates, misses=misses
         )
+    ef = min(ef, matches, MAX_EF)
     return Plan(strategy="graph", prefix_dim=plan.prefix_dim, ef=ef, candidates=ef, misses=misses)
 
 
