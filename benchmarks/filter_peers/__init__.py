@@ -25,7 +25,9 @@ PEERS = {
     "lancedb": System(
         "LanceDB IVF_HNSW_SQ, prefilter, scalar indexes", "LanceDB", "lance", {"index": "HnswSq"}
     ),
-    "qdrant": System("Qdrant Edge int8 + rescore, payload indexes", "Qdrant Edge", "qdrant", {"code": "int8"}),
+    "qdrant": System(
+        "Qdrant Edge int8 + rescore, payload indexes", "Qdrant Edge", "qdrant", {"code": "int8"}
+    ),
     "zvec": System("Zvec HNSW, inverted indexes", "Zvec", "zvec_hnsw", {"code": "float32"}),
 }
 
@@ -87,23 +89,28 @@ class Columns(NamedTuple):
         names = [*self.names.tolist(), None]  # -1 is the last
         return [names[code] for code in self.category[first:last].tolist()]
 
-    def matches(self, where: Where) -> NDArray[np.bool_]:
-        """Return which rows match, without the help of any system."""
-        held = np.ones(len(self.share), bool)
+    def matches(self, where: Where, rows: Any = slice(None)) -> NDArray[np.bool_]:
+        """Return which rows match, of all or of some, without the help of any system."""
+        held = np.ones(len(self.share[rows]), bool)
         for column, operator, value in conditions(where):
-            values: NDArray[Any] = getattr(self, column)
-            if column == "category":
-                codes = {name: code for code, name in enumerate(self.names.tolist())}
-                value = [codes[v] for v in value] if operator == "$nin" else codes[value]
+            values = getattr(self, column)[rows]
+            asked = self.asked(column, value)
             if operator == "$eq":
-                held &= values == value
+                held &= values == asked
             elif operator == "$nin":
-                held &= ~np.isin(values, value)
+                held &= ~np.isin(values, asked)
             elif operator == "$gte":
-                held &= values >= value
+                held &= values >= asked
             else:
-                held &= values < value
+                held &= values < asked
         return held
+
+    def asked(self, column: str, value: Any) -> NDArray[Any]:
+        """Return a value or a list of them as the column holds it."""
+        if column != "category":
+            return np.asarray(value)
+        codes = {name: code for code, name in enumerate(self.names.tolist())}
+        return np.array([codes[name] for name in value] if isinstance(value, list) else codes[value])
 
 
 class Filtered(ABC):

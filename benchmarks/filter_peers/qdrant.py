@@ -49,7 +49,9 @@ class Adapter(qdrant.Adapter, Filtered):
         asked = conditions(where)
         musts = [_condition(c) for c in asked if c.operator != "$nin"]
         nots = [
-            qe.FieldCondition(c.column, match=qe.MatchAny(list(c.value))) for c in asked if c.operator == "$nin"
+            qe.FieldCondition(c.column, match=qe.MatchAny(list(c.value)))
+            for c in asked
+            if c.operator == "$nin"
         ]
         return qe.Filter(must=musts or None, must_not=nots or None), len({c.column for c in asked}) > 1
 
