@@ -154,9 +154,9 @@ def confine(cores: set[int]) -> None:
             continue  # it ended meanwhile
 
 
-def serve(questions: IO[str], answers: IO[str], worker: Callable[[], Worker]) -> None:
+def serve(questions: IO[str], answers: IO[str], worker: Callable[[], Any]) -> None:
     """Answer until there are no more questions; an exception is an answer too."""
-    made: Worker | None = None
+    made: Any = None
     for line in questions:
         question = json.loads(line)
         try:

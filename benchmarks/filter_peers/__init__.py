@@ -11,7 +11,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +116,7 @@ class Columns(NamedTuple):
 class Filtered(ABC):
     """What an adapter of :mod:`benchmarks.peers` can besides."""
 
-    INDEXES: Setting
+    INDEXES: ClassVar[Setting]
     """Of the columns, for the record."""
 
     @abstractmethod

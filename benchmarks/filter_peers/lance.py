@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import lancedb  # type: ignore[import-not-found]
 import lancedb.index  # type: ignore[import-not-found]
@@ -19,7 +19,7 @@ _SIGNS = {"$eq": "=", "$gte": ">=", "$lt": "<"}
 class Adapter(lance.Adapter, Filtered):
     """A table with an index of each column: bitmaps where there are few values, as is advised."""
 
-    INDEXES: Setting = {"category": "Bitmap", "month": "BTree", "tenant": "BTree", "share": "BTree"}
+    INDEXES: ClassVar[Setting] = {"category": "Bitmap", "month": "BTree", "tenant": "BTree", "share": "BTree"}
 
     def build_rows(self, vectors: Vectors, columns: Columns) -> None:
         """Write the table and its indexes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import qdrant_edge as qe  # type: ignore[import-not-found]
 
@@ -13,9 +13,14 @@ _BATCH_ROWS = 1_000
 
 
 class Adapter(qdrant.Adapter, Filtered):
-    """A shard; a tenant is a keyword and marked as one. ACORN is on where filters are joined, as is advised."""
+    """A shard; a tenant is a keyword marked as one. ACORN is on where filters are joined, as advised."""
 
-    INDEXES: Setting = {"category": "keyword", "month": "integer", "tenant": "tenant", "share": "float"}
+    INDEXES: ClassVar[Setting] = {
+        "category": "keyword",
+        "month": "integer",
+        "tenant": "tenant",
+        "share": "float",
+    }
 
     def build_rows(self, vectors: Vectors, columns: Columns) -> None:
         """Create the payload indexes, upsert the rows and run the optimizers."""

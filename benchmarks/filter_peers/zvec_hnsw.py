@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import zvec  # type: ignore[import-not-found]
@@ -18,7 +18,12 @@ _SIGNS = {"$eq": "=", "$gte": ">=", "$lt": "<"}
 class Adapter(zvec_hnsw.Adapter, Filtered):
     """A collection whose fields have inverted indexes, for ranges where they are asked."""
 
-    INDEXES: Setting = {"category": "inverted", "month": "range", "tenant": "inverted", "share": "range"}
+    INDEXES: ClassVar[Setting] = {
+        "category": "inverted",
+        "month": "range",
+        "tenant": "inverted",
+        "share": "range",
+    }
 
     def build_rows(self, vectors: Vectors, columns: Columns) -> None:
         """Insert the rows and optimize."""
@@ -39,7 +44,7 @@ class Adapter(zvec_hnsw.Adapter, Filtered):
             last = first + len(part)
             documents = []
             for i, category in enumerate(columns.categories(first, last)):
-                fields = {
+                fields: dict[str, Any] = {
                     "month": int(columns.month[first + i]),
                     "tenant": int(columns.tenant[first + i]),
                     "share": float(columns.share[first + i]),

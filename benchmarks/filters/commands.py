@@ -21,7 +21,7 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "metadata",
         type=Path,
-        help="Parquet file with columns category, month (int32, yyyymm) and paper; its first rows are the vectors'",
+        help="Parquet file with columns category, month and paper; its first rows are the vectors'",
     )
     command.add_argument("work", type=Path, help="folder for indexes and truth, kept from run to run")
     command.add_argument("--rounds", type=int, default=5, choices=range(1, 100), metavar="1-99")

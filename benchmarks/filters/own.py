@@ -1,4 +1,4 @@
-"""This index, asked with filters: its plans, its answers, and its times, one query at a time on one core."""
+"""The index of this package, asked with filters: its plans, answers and times."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Own:
         self._queries = queries
         self._index = self.reopened()
 
-    def reopened(self) -> ti.Reader:
+    def reopened(self) -> ti.Index:
         """Return the index, just opened and warm, in which no filter was asked yet."""
         index = ti.open(self._path, mode="r")
         for query in self._queries[:_WARM_QUERIES]:

@@ -39,9 +39,9 @@ def show(figures: dict[str, Any]) -> None:
         )
     grouped = figures["group_by"]
     print(
-        f"group_by={grouped['column']}: {grouped['ratio']['median']:.2f} x plain, p50 {grouped['p50_ms']:.3f} "
-        f"ms, {grouped['groups']:.1f} groups (fewest {grouped['fewest_groups']}), of the best "
-        f"{grouped['recall']:.4f}; without it {grouped['plain_groups']:.1f} groups"
+        f"group_by={grouped['column']}: {grouped['ratio']['median']:.2f} x plain, "
+        f"p50 {grouped['p50_ms']:.3f} ms, "
+        f"{grouped['groups']:.1f} groups (fewest {grouped['fewest_groups']}), of the best {grouped['recall']:.4f}; without it {grouped['plain_groups']:.1f} groups"
     )
     for name, peer in figures["peers"].items():
         if "error" in peer:

@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.compare.measures import spread
 from benchmarks.compare.processes import Process, WorkerError
@@ -34,8 +35,8 @@ from benchmarks.peers import OURS
 FORMAT = 1
 RECALL_SLACK = 0.005
 """A peer's setting may find so much less without a filter than this index does."""
-_PASS_SECONDS = 20.0
-_GRID_SECONDS = 20.0
+_RECALL_SECONDS = 20.0
+_ROUND_SECONDS = 8.0
 _WORKER = "filters.worker"
 
 
@@ -85,6 +86,7 @@ class Runner:
         self._counts = [match_counts(case, made.columns, len(made.queries)) for case in made.cases]
         self._peers: dict[str, dict[str, Any]] = {}
         self._alive: dict[str, Process] = {}
+        self._grids: dict[str, list[Any]] = {}
         self._times: dict[str, list[dict[str, Any]]] = {case.name: [] for case in made.cases}
         rows = len(made.vectors)
         self.figures: dict[str, Any] = {
@@ -119,25 +121,14 @@ class Runner:
 
     def run(self) -> dict[str, Any]:
         """Run all, and return the figures, which are in the file too."""
+        for name in self._plan.peers:  # with all cores
+            self._build(name)
         own = Own(self._plan.work / INDEX, self._made.queries)
+        confine({max(self._cores)})
         try:
-            for name in self._plan.peers:  # with all cores
-                self._build(name)
-            confine({max(self._cores)})
-            self._say("what is found ...")
-            self._unfiltered(own)
-            for name in self._running():
-                self._choose(name)
-            for number in range(len(self._made.cases)):
-                self._found(number, own)
-            self._save()
-            for repeat in range(self._plan.rounds):
-                self._say(f"round {repeat + 1} of {self._plan.rounds} ...")
-                numbers = list(range(len(self._made.cases)))
-                for number in self._order.sample(numbers, len(numbers)):
-                    self._round(number, own)
-                self._grouped_round(own)
-                self._save()
+            # threads of BLAS that share a core wait for each other, milliseconds at a time
+            with threadpool_limits(1, "blas"):
+                self._measure(own)
         finally:
             confine(self._cores)
             own.close()
@@ -146,6 +137,22 @@ class Runner:
         self.figures["facts"]["load_1min_at_end"] = round(os.getloadavg()[0], 2)
         self._save()
         return self.figures
+
+    def _measure(self, own: Own) -> None:
+        self._say("what is found ...")
+        self._unfiltered(own)
+        for name in self._running():
+            self._choose(name)
+        for number in range(len(self._made.cases)):
+            self._found(number, own)
+        self._save()
+        for repeat in range(self._plan.rounds):
+            self._say(f"round {repeat + 1} of {self._plan.rounds} ...")
+            numbers = list(range(len(self._made.cases)))
+            for number in self._order.sample(numbers, len(numbers)):
+                self._round(number, own)
+            self._grouped_round(own)
+            self._save()
 
     def _save(self) -> None:
         self._plan.output.parent.mkdir(parents=True, exist_ok=True)
@@ -190,12 +197,12 @@ class Runner:
         if name not in self._alive:
             process = self._start(name)
             self._alive[name] = process
-            self._peers[name]["settings"] = process.ask("open", k=K)["settings"]
+            self._grids[name] = process.ask("open", k=K)["settings"]
         return self._alive[name]
 
     def _ask(self, name: str, setting: Any, wheres: list[Any], *, ids: bool = False) -> dict[str, Any]:
         """Ask a peer; one whose process died is started again next time."""
-        seconds = _GRID_SECONDS if not wheres else _PASS_SECONDS
+        seconds = _RECALL_SECONDS if ids else _ROUND_SECONDS
         try:
             return self._worker(name).ask(
                 "one_by_one", k=K, setting=setting, wheres=wheres, seconds=seconds, ids=ids
@@ -212,7 +219,7 @@ class Runner:
         tried = []
         try:
             self._worker(name)
-            for setting in peer.pop("settings"):
+            for setting in self._grids[name]:
                 self._ask(name, setting, [])  # warms up
                 answer = self._ask(name, setting, [], ids=True)
                 every = np.full(len(answer["ids"]), len(self._made.vectors))
