@@ -26,7 +26,13 @@ PEERS = {
         "LanceDB IVF_HNSW_SQ, prefilter, scalar indexes", "LanceDB", "lance", {"index": "HnswSq"}
     ),
     "qdrant": System(
-        "Qdrant Edge int8 + rescore, payload indexes", "Qdrant Edge", "qdrant", {"code": "int8"}
+        "Qdrant Edge int8 + rescore, payload indexes",
+        "Qdrant Edge",
+        "qdrant",
+        {"code": "int8", "acorn": False},
+    ),
+    "qdrant-acorn": System(
+        "Qdrant Edge, the same with ACORN", "Qdrant Edge", "qdrant", {"code": "int8", "acorn": True}
     ),
     "zvec": System("Zvec HNSW, inverted indexes", "Zvec", "zvec_hnsw", {"code": "float32"}),
 }

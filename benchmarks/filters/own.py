@@ -157,15 +157,22 @@ def answered(
 
 
 def described(results: Sequence[ti.SearchResult]) -> dict[str, Any]:
-    """Return how an index came by its answers, and what it says of them."""
+    """Return how an index came by its answers, and what it says of them.
+
+    Of few rows all are read, which counts as a strategy of its own.
+    """
     estimated = [r.estimated_recall for r in results if r.estimated_recall is not None]
     return {
-        "strategies": dict(Counter(result.plan.strategy for result in results).most_common()),
+        "strategies": dict(Counter(_way(result.plan) for result in results).most_common()),
         "plan": str(results[-1].plan),
         "rows_read": mean(result.stats.rows_read for result in results),
         "distances": mean(result.stats.distances for result in results),
         "estimated_recall": mean(estimated) if estimated else None,
     }
+
+
+def _way(plan: ti.Plan) -> str:
+    return "all read" if plan.strategy == "scan" and not plan.misses else plan.strategy
 
 
 def groups_found(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_COLOURS = ("#3a923a", "#e08020", "#7858a8")
+_COLOURS = ("#3a923a", "#e08020", "#a06010", "#7858a8")
 _OWN_COLOUR = "#c03030"
 _MARKERS = {
     "random": "o",
@@ -40,8 +40,9 @@ def show(figures: dict[str, Any]) -> None:
     grouped = figures["group_by"]
     print(
         f"group_by={grouped['column']}: {grouped['ratio']['median']:.2f} x plain, "
-        f"p50 {grouped['p50_ms']:.3f} ms, "
-        f"{grouped['groups']:.1f} groups (fewest {grouped['fewest_groups']}), of the best {grouped['recall']:.4f}; without it {grouped['plain_groups']:.1f} groups"
+        f"p50 {grouped['p50_ms']:.3f} ms; {grouped['groups']:.1f} groups (fewest "
+        f"{grouped['fewest_groups']}), {grouped['recall']:.4f} of the best ones; "
+        f"without it {grouped['plain_groups']:.1f} groups"
     )
     for name, peer in figures["peers"].items():
         if "error" in peer:
