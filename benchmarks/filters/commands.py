@@ -26,7 +26,12 @@ def add_to(commands: Any) -> None:
     command.add_argument("work", type=Path, help="folder for indexes and truth, kept from run to run")
     command.add_argument("--rounds", type=int, default=5, choices=range(1, 100), metavar="1-99")
     command.add_argument(
-        "--peers", nargs="*", default=[], choices=list(PEERS), metavar="NAME", help=f"of: {', '.join(PEERS)}"
+        "--peers",
+        nargs="*",
+        default=[],
+        choices=list(PEERS),
+        metavar="NAME",
+        help=f"none by default; of: {', '.join(PEERS)}",
     )
     command.add_argument(
         "--python",
