@@ -1,4 +1,4 @@
-"""``python -m benchmarks tiers|ingestion|storage|planner|run|plot|report``."""
+"""``python -m benchmarks tiers|ingestion|storage|planner|filters|run|plot|report``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import ingestion, planner, planner_report, storage, tiers
 from benchmarks.compare import commands as comparison
+from benchmarks.filters import commands as filters
 
 
 def main() -> None:
@@ -28,6 +29,7 @@ def main() -> None:
     commands.choices["planner"].add_argument("--rounds", type=int, default=2)
     commands.choices["planner"].add_argument("--folds", type=int, default=2, choices=(1, 2))
     commands.choices["planner"].add_argument("--output", type=Path, help="JSON; the plot goes beside it")
+    filters.add_to(commands)
     comparison.add_to(commands)
     arguments = parser.parse_args()
     if "act" in arguments:

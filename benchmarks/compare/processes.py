@@ -35,15 +35,19 @@ class Process:
         Of its index, and of the data set.
     python : str
         Interpreter.
+    worker : str
+        Module that is run, of this package.
     """
 
-    def __init__(self, system: str, folder: Path, data: Path, python: str) -> None:
+    def __init__(
+        self, system: str, folder: Path, data: Path, python: str, worker: str = "compare.worker"
+    ) -> None:
         self._log = folder.parent / f"{system}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
         question_end, asking = os.pipe()
         answering, answer_end = os.pipe()
         root = str(Path(benchmarks.__file__).parents[1])
-        command = [python, "-m", f"{benchmarks.__name__}.compare.worker", str(question_end), str(answer_end)]
+        command = [python, "-m", f"{benchmarks.__name__}.{worker}", str(question_end), str(answer_end)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, system, str(folder.resolve()), str(data.resolve())],

@@ -90,7 +90,7 @@ class Worker:
         All threads of the process are confined to that core, for some libraries have pools that no
         setting of theirs makes smaller.
         """
-        self._confine({max(self._cores)})
+        confine({max(self._cores)})
         self._peer.threads(1)
         search = self._peer.searcher(k, **setting)
         times, found = [], []
@@ -111,7 +111,7 @@ class Worker:
 
     def throughput(self, k: int, setting: Answer) -> Answer:
         """Answer all queries with all cores."""
-        self._confine(self._cores)
+        confine(self._cores)
         self._peer.threads(len(self._cores))
         started = perf_counter()
         answers = self._peer.many(self._queries, k, **setting)
@@ -144,17 +144,19 @@ class Worker:
         self._peer.close()
         return {}
 
-    def _confine(self, cores: set[int]) -> None:
-        for thread in Path("/proc/self/task").iterdir():
-            try:
-                os.sched_setaffinity(int(thread.name), cores)
-            except ProcessLookupError:
-                continue  # it ended meanwhile
+
+def confine(cores: set[int]) -> None:
+    """Confine all threads of this process to some cores."""
+    for thread in Path("/proc/self/task").iterdir():
+        try:
+            os.sched_setaffinity(int(thread.name), cores)
+        except ProcessLookupError:
+            continue  # it ended meanwhile
 
 
-def serve(questions: IO[str], answers: IO[str], worker: Callable[[], Worker]) -> None:
+def serve(questions: IO[str], answers: IO[str], worker: Callable[[], Any]) -> None:
     """Answer until there are no more questions; an exception is an answer too."""
-    made: Worker | None = None
+    made: Any = None
     for line in questions:
         question = json.loads(line)
         try:
