@@ -217,7 +217,8 @@ class Planning:
         elif decision.budget.latency_ms is not None and total_ms > decision.budget.latency_ms:
             reasons.insert(0, f"took {total_ms:.2f} ms")
         recall: float | None = 1.0 if hits.plan.strategy == "exact" else None
-        if decision.matches is not None and hits.plan.strategy == "scan" and not hits.late:
+        counted = decision.plan.misses > 0.0 or decision.plan.candidates >= (decision.matches or 0)
+        if decision.matches is not None and hits.plan.strategy == "scan" and counted and not hits.late:
             # every matching prefix was scored; of the candidates that were not rescored these are missed
             recall = 1.0 - min(hits.missed / max(min(k, decision.matches), 1), 1.0)
         if prediction is not None and chooser is not None and recall is None:
