@@ -189,6 +189,8 @@ class Planning:
                 plan = filtering.fixed(plan, matches)
             else:
                 plan = filtering.filtered(plan, k, snapshot.rows, matches, budget.min_recall, one_ms)
+            if plan.strategy == "scan" and chooser is not None:
+                concern = None  # it was that of a walk among all rows
         limits = NO_LIMITS
         if budget.latency_ms is not None or chooser is not None:
             limits = _limits(budget, prediction, chooser, queries, started_ns)
