@@ -153,6 +153,20 @@ def test_rows_without_a_value_are_a_group_each(index: ti.Index) -> None:
         assert found.groups == [None] * 20
 
 
+def test_nan_equals_nothing(make_index: Callable[..., ti.Index]) -> None:
+    index = make_index(dim=DIM, prefix_dim=16)
+    index.add(range(ROWS), VECTORS, {"x": [float("nan") if i % 2 else 0.0 for i in range(ROWS)]})
+    best = exact_top_k(VECTORS, QUERIES[:1], ROWS)[0][0].tolist()
+    firsts = sorted(
+        [row for row in best if row % 2][:6] + [row for row in best if row % 2 == 0][:1], key=best.index
+    )[:6]
+    found = index.search(QUERIES[0], 6, group_by="x", group_size=2)
+    assert set(firsts) <= set(found.ids.tolist())
+    assert found.groups.count(0.0) == 2
+    assert len(found) == 7
+    assert found.plan.candidates < ROWS // 2  # it was not searched again and again for others
+
+
 def test_everything_said_is_of_the_rows_that_are_kept(index: ti.Index) -> None:
     found = index.search(QUERIES[2], 6, group_by="tenant", group_size=2)
     rows = found.ids.tolist()
