@@ -260,10 +260,10 @@ def test_a_beam_narrower_than_what_a_walk_begins_with(tier: CoarseTier, data: tu
 @pytest.mark.parametrize("ef", [10, 12, 16])
 def test_a_narrow_search_among_many_rows(index: ti.Index, data: tuple, ef: int) -> None:
     rows = np.arange(0, ROWS - 500)
-    truth, _ = exact_top_k(data[0][rows], data[1], 5)
-    for stop in (0.0, 3.0):
+    for k, stop in ((5, 0.0), (5, 3.0), (1, 3.0)):
+        truth, _ = exact_top_k(data[0][rows], data[1], k)
         plan = a_plan("graph", ef, candidates=2 * ef if stop else ef, early_stop=stop)
-        found = [ask(index, query, 5, plan, rows) for query in data[1]]
+        found = [ask(index, query, k, plan, rows) for query in data[1]]
         assert all(hits.plan.strategy == "graph" and hits.stats.distances for hits in found)
         assert recall_at_k([hits.addresses[0] for hits in found], truth) >= 0.7
 
@@ -434,6 +434,20 @@ def test_a_deadline_that_passed(index: ti.Index, data: tuple, k: int, strategy: 
             assert np.isfinite(hits.missed)
             scores = unit(data[0][hits.addresses[0]]) @ unit(query)
             np.testing.assert_allclose(hits.scores[0], scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["graph", "scan"])
+def test_a_far_deadline_changes_nothing(index: ti.Index, data: tuple, strategy: str) -> None:
+    rows, far = choices(data)["half"], perf_counter_ns() + 10**13
+    for few in (0.0, 0.2):
+        plan = a_plan(strategy, 90, misses=few)
+        for query in data[1][:8]:
+            free = ask(index, query, 10, plan, rows)
+            for limits in (Limits(far, far), Limits(cold=True), Limits(far, far, cold=True)):
+                hits = ask(index, query, 10, plan, rows, limits)
+                assert not hits.late
+                assert hits.addresses.tolist() == free.addresses.tolist()
+                assert (hits.missed, hits.stats.rows_read) == (free.missed, free.stats.rows_read)
 
 
 # Selections

@@ -331,11 +331,15 @@ def test_numbers_that_are_fixed(opened: Callable[..., ti.Index], name: str, walk
     assert (few.plan.candidates, few.stats.rows_read, few.estimated_recall) == (30, 30, 1.0)
 
 
-def test_more_is_read_where_prefixes_tell_little(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [4_000, 4_200])
+def test_more_is_read_where_prefixes_tell_little(tmp_path: Path, rows: int) -> None:
     """So little that more than the first candidates are needed."""
-    vectors, queries = (np.random.default_rng(n).normal(size=(n, DIM)).astype(np.float32) for n in (4_000, 6))
-    with ti.open(tmp_path / "i", DIM, prefix_dim=16) as index:
-        index.add(np.arange(4_000), vectors, {"n": np.arange(4_000)})
+    vectors, queries = (np.random.default_rng(n).normal(size=(n, DIM)).astype(np.float32) for n in (rows, 16))
+    with ti.open(tmp_path / "i", DIM, prefix_dim=16, ef_construction=16) as index:
+        index.add(np.arange(rows), vectors, {"n": np.arange(rows)})
+        assert (index._current.get().segments[0].segment.coarse.fields is None) == (
+            rows < 4_096 or engine() is None
+        )
         truth, _ = exact_top_k(vectors[:3_500], queries, 10)
         results = [index.search(query, where={"n": {"$lt": 3_500}}) for query in queries]
         assert {result.plan.strategy for result in results} == {"scan"}
@@ -345,7 +349,7 @@ def test_more_is_read_where_prefixes_tell_little(tmp_path: Path) -> None:
             index.search(query, where={"n": {"$lt": 3_500}}, ef=512, candidates=512) for query in queries
         ]
         recalls = [recall_at_k([result.ids for result in some], truth) for some in (first, results)]
-        assert recalls[0] < 0.7
+        assert recalls[0] < 0.75
         assert recalls[1] >= 0.85
 
 
