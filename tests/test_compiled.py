@@ -24,8 +24,9 @@ import tiered_index as ti
 from tiered_index.coarse import _faiss
 from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF, CoarseTier
 from tiered_index.compiled import DISABLE
+from tiered_index.limits import NO_LIMITS, Limits
 from tiered_index.results import Hits
-from tiered_index.search import NO_LIMITS, Limits, search
+from tiered_index.search import search
 from tiered_index.storage.segment import COARSE_FILE, ROWS_FILE
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 

@@ -72,9 +72,14 @@ def _places(values: list[object], k: int, size: int) -> tuple[NDArray[np.int64],
     """Return the places of the best `size` rows of the first k groups, and whether those are all full."""
     groups: dict[object, list[int]] = {}
     for place, value in enumerate(values):
-        group = groups.setdefault((place, None) if value is None else value, [])
+        group = groups.setdefault((place, None) if _is_alone(value) else value, [])
         if len(group) < size:
             group.append(place)
     best = list(groups.values())[:k]
-    full = len(best) == k and all(len(group) == size or values[group[0]] is None for group in best)
+    full = len(best) == k and all(len(group) == size or _is_alone(values[group[0]]) for group in best)
     return np.array([place for group in best for place in group], np.int64), full
+
+
+def _is_alone(value: object) -> bool:
+    """Return whether a value equals no other: null, and NaN."""
+    return value is None or value != value

@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from tiered_index.compiled import engine
+from tiered_index.compiled import get_engine
 
 
 def cores() -> int:
@@ -19,7 +19,7 @@ def cores() -> int:
 @lru_cache(maxsize=1)
 def fingerprint() -> str:
     """Return processor, cores, and the versions that search times depend on, as one line."""
-    road = f"numba {version('numba')}" if engine() is not None else "faiss walk"
+    road = f"numba {version('numba')}" if get_engine() is not None else "faiss walk"
     return (
         f"{_processor()}, {os.cpu_count()} cores; faiss {version('faiss-cpu')}, "
         f"numpy {version('numpy')}, {road}, tiered_index {version('tiered-index')}"

@@ -189,6 +189,8 @@ class Planning:
                 plan = filtering.fixed(plan, matches)
             else:
                 plan = filtering.filtered(plan, k, snapshot.rows, matches, budget.min_recall, one_ms)
+            if plan.strategy == "scan" and chooser is not None:
+                concern = None  # it was that of a walk among all rows
         limits = NO_LIMITS
         if budget.latency_ms is not None or chooser is not None:
             limits = _limits(budget, prediction, chooser, queries, started_ns)
@@ -217,7 +219,8 @@ class Planning:
         elif decision.budget.latency_ms is not None and total_ms > decision.budget.latency_ms:
             reasons.insert(0, f"took {total_ms:.2f} ms")
         recall: float | None = 1.0 if hits.plan.strategy == "exact" else None
-        if decision.matches is not None and hits.plan.strategy == "scan" and not hits.late:
+        counted = decision.plan.misses > 0.0 or decision.plan.candidates >= (decision.matches or 0)
+        if decision.matches is not None and hits.plan.strategy == "scan" and counted and not hits.late:
             # every matching prefix was scored; of the candidates that were not rescored these are missed
             missed = filtering.MISSES_SEEN * hits.missed
             recall = 1.0 - min(missed / max(min(k, decision.matches), 1), 1.0)

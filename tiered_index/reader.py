@@ -86,7 +86,7 @@ class Reader:
             :mod:`tiered_index.filters`.
         group_by : str, optional
             A metadata column: the best rows of each of k groups come back, and not many rows of one group.
-            Rows whose value is null are a group each. For one query.
+            Rows whose value is null or NaN are a group each. For one query.
         group_size : int
             How many rows of a group.
         prefix_dim : int, optional

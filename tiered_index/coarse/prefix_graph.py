@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tiered_index.coarse import _faiss
 from tiered_index.coarse.selection import Selection
-from tiered_index.compiled import engine
+from tiered_index.compiled import get_engine
 from tiered_index.errors import CorruptIndexError
 from tiered_index.mapped import MappedFile
 
@@ -124,7 +124,7 @@ class CoarseTier:
         self.rows = int(index.ntotal)
         self.has_graph = _faiss.is_graph(index)
         self._views: dict[int, tuple[Any, Any]] = {}
-        self._engine: Any = engine() if self.has_graph else None
+        self._engine: Any = get_engine() if self.has_graph else None
         if self._engine is not None and self.rows >= self._engine.MAX_ROWS:
             self._engine = None
         self.fields: Any = None

@@ -30,7 +30,7 @@ class Selection:
     def __init__(self, total: int, rows: NDArray[np.int32]) -> None:
         self.rows = rows
         self._total = total
-        self._made: tuple[NDArray[np.uint8], Any] | None = None
+        self._made: dict[str, tuple[NDArray[np.uint8], Any]] = {}
         self._walked: dict[str, Any] | None = None
         self._by_ef: dict[int | None, Any] = {}
 
@@ -64,9 +64,10 @@ class Selection:
 
     def _bits(self) -> tuple[NDArray[np.uint8], Any]:
         """Make them when first asked for: a scan of few rows does not need them."""
-        if self._made is None:  # no lock: two threads may both make them
+        made = self._made.get("bits")
+        if made is None:  # no lock: two threads may both make them, and the first ones stay, as addresses do
             mask = np.zeros(-(-self._total // (8 * _WORD_BYTES)) * 8 * _WORD_BYTES, bool)
             mask[self.rows] = True
             bits = np.packbits(mask, bitorder="little")
-            self._made = bits, _faiss.row_selector(bits)
-        return self._made
+            made = self._made.setdefault("bits", (bits, _faiss.row_selector(bits)))
+        return made

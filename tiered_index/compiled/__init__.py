@@ -20,7 +20,7 @@ DISABLE = "TIERED_INDEX_NO_COMPILED"
 
 
 @lru_cache(maxsize=1)
-def engine() -> Any:
+def get_engine() -> Any:
     """Return :mod:`tiered_index.compiled.engine`, or None where Numba is missing or switched off."""
     if os.environ.get(DISABLE):
         return None

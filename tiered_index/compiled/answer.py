@@ -187,8 +187,10 @@ def misses(sums, count, kth, beam, first, size):  # type: ignore[no-untyped-def]
     """Return how many of ``beam[first:size]`` can be expected to score above `kth`.
 
     A full score is taken to lie about its regression on the prefix score as those read so far do. Of many
-    rows a few dozen are looked at, evenly spaced.
+    rows a few dozen are looked at, evenly spaced. Fewer than three full scores tell nothing.
     """
+    if count < 3:
+        return np.float64(size - first)
     x, y = sums[0] / count, sums[1] / count
     xx = max(sums[2] / count - x * x, 1e-12)
     yy = max(sums[4] / count - y * y, 0.0)
@@ -320,7 +322,7 @@ def answer(  # type: ignore[no-untyped-def]
     if scanned:
         scan(graph, prefix, dims, rows, ef, beam, state)
     else:
-        begin(graph, prefix, dims, now_ef, seeds, beam, seen, table, state)
+        begin(graph, prefix, dims, now_ef, live, seeds, beam, seen, table, state)
     while True:
         if not scanned:
             settle(

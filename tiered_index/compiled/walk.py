@@ -125,8 +125,11 @@ def _put(beam, address, size, room, key):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def begin(graph, prefix, dims, room, seeds, beam, seen, table, state):  # type: ignore[no-untyped-def]
-    """Descend to level 0, and begin the beam, which holds `room`, with the row found there and `seeds`."""
+def begin(graph, prefix, dims, room, live, seeds, beam, seen, table, state):  # type: ignore[no-untyped-def]
+    """Descend to level 0, and begin the beam, which holds `room`, with the row found there and `seeds`.
+
+    If that row may not be found it stands before all others: it is expanded first, and leaves the beam.
+    """
     codes, code_bytes = graph[CODES], graph[CODE_BYTES]
     lines = (2 * dims + _LINE - 1) // _LINE
     nearest = graph[ENTRY]
@@ -151,6 +154,8 @@ def begin(graph, prefix, dims, room, seeds, beam, seen, table, state):  # type: 
                 distances += 1
                 if score > best:
                     best, nearest, moved = score, row, True
+    if not is_live(live, nearest):
+        best = np.float32(np.inf)
     beam[0] = (ordered(best) << 32) | (nearest << ROW_SHIFT)
     seen[0] = nearest
     state[SIZE] = 1
@@ -158,14 +163,14 @@ def begin(graph, prefix, dims, room, seeds, beam, seen, table, state):  # type: 
     state[SEEN] = 1
     state[MASK] = _MIN_TABLE - 1
     _rehash(seen, 1, table, state[MASK])
-    for row in seeds:
+    for row in seeds[: room - 1]:
         if row != nearest:
             score = dot_bf16(codes + row * code_bytes, prefix, dims)
             distances += 1
             _visit(row, seen, state[SEEN], table, state[MASK])
             state[SEEN] += 1
             _put(beam, beam.ctypes.data, state[SIZE], room, (ordered(score) << 32) | (row << ROW_SHIFT))
-            state[SIZE] = min(state[SIZE] + 1, room)
+            state[SIZE] += 1
     state[DISTANCES] = distances
 
 
@@ -359,7 +364,7 @@ def walk(graph, prefix, dims, ef, live, seeds, beam, seen, table, state, deadlin
     """Walk from the top; the beam then holds the best rows, best first."""
     started = nanoseconds()
     state[:] = 0
-    begin(graph, prefix, dims, ef, seeds, beam, seen, table, state)
+    begin(graph, prefix, dims, ef, live, seeds, beam, seen, table, state)
     advance(graph, prefix, dims, ef, ef, live, beam, beam[:0], seen, table, state, deadline)
     state[COARSE_NS] = nanoseconds() - started
 
@@ -368,5 +373,5 @@ def walk(graph, prefix, dims, ef, live, seeds, beam, seen, table, state, deadlin
 def approach(graph, prefix, dims, ef, room, beam, seen, table, state):  # type: ignore[no-untyped-def]
     """Walk with a beam of `ef`; of all rows that were met, the beam then holds the best `room`."""
     state[:] = 0
-    begin(graph, prefix, dims, room, beam[:0], beam, seen, table, state)
+    begin(graph, prefix, dims, room, 0, beam[:0], beam, seen, table, state)
     advance(graph, prefix, dims, ef, room, 0, beam, beam[:0], seen, table, state, 0)

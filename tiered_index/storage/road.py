@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF
 from tiered_index.coarse.selection import Selection
-from tiered_index.compiled import engine
+from tiered_index.compiled import get_engine
 from tiered_index.storage.segment import Segment
 
 _NEAR_EF = 16
@@ -102,7 +102,7 @@ class Road:
 
 def road_of(segment: Segment, among: Selection | None, first: int) -> Road | None:
     """Return the road of a segment with a graph; None where there is no engine for it."""
-    compiled = engine()
+    compiled = get_engine()
     if compiled is None or segment.rows >= compiled.MAX_ROWS:
         return None
     return Road(compiled, segment, among, first)
