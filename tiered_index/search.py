@@ -20,6 +20,7 @@ from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats, prefixes_of
 
 _WIDER = 4
+"""So many times the candidates are read where the first were not enough to be sure."""
 
 
 def search(

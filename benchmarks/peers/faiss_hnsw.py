@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import faiss
@@ -31,9 +32,9 @@ class FaissPeer(Peer):
         """Set OpenMP's threads."""
         faiss.omp_set_num_threads(count)
 
+    @abstractmethod
     def parameters(self, k: int, **setting: Any) -> Any:
         """Return FAISS's search parameters."""
-        raise NotImplementedError
 
     def searcher(self, k: int, **setting: Any) -> Searcher:
         """Return a search of one query."""

@@ -146,10 +146,6 @@ class _Clock:
         return min(max(wanted, least), self._all)
 
 
-def _hits(found: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[np.bool_]:
-    return np.isin(found, truth)
-
-
 def _recalls(
     subject: Subject, query: int, rows: NDArray[np.int64], ks: Sequence[int], sizes: Sequence[int]
 ) -> NDArray[np.float64]:
@@ -157,7 +153,7 @@ def _recalls(
     truth = subject.truth[query]
     recalls = np.full((len(ks), len(sizes)), np.nan)
     for i, k in enumerate(ks):
-        hits = np.concatenate([[0], np.cumsum(_hits(rows, truth[:k]))])
+        hits = np.concatenate([[0], np.cumsum(np.isin(rows, truth[:k]))])
         for j, size in enumerate(sizes):
             if size >= k:
                 recalls[i, j] = hits[min(size, len(rows))] / min(k, len(truth))
@@ -365,7 +361,7 @@ def _stop(subject: Subject, k: int, plan: Plan, queries: int) -> tuple[Stopped, 
 
 def _recall(subject: Subject, query: int, seen: Observed, k: int) -> float:
     truth = subject.truth[query, :k]
-    return float(_hits(seen.rows[:k], truth).sum() / len(truth))
+    return float(np.isin(seen.rows[:k], truth).sum() / len(truth))
 
 
 def _scan_plan(subject: Subject, k: int) -> Plan:
