@@ -361,7 +361,8 @@ def test_floors_are_kept_where_faiss_walks(folder: Path, data: Data, tmp_path: P
     for floor, (found, estimates, stops) in floors.items():
         recalls = np.array(found)
         assert recalls.mean() >= float(floor) - least(recalls)
-        assert np.mean(estimates) == pytest.approx(recalls.mean(), abs=0.04)
+        # which plan is fastest depends on the moment, and of a wide one less is claimed than it finds
+        assert -0.1 <= np.mean(estimates) - recalls.mean() <= 0.03
         assert not any(stops)  # it would save nothing of FAISS's walk
     if "numba" in ti.open(folder, mode="r")._planning.chooser.calibration.fingerprint:
         assert "measured on another machine or version" in before
