@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import Any
 
 from tiered_index.limits import Limits
 from tiered_index.machine import cores
@@ -45,18 +46,7 @@ def by_road(
         found.rows[None],
         found.scores[None],
         plan,
-        SearchStats(
-            total_ms=(perf_counter() - started) * 1e3,
-            coarse_ms=found.coarse_ms,
-            rescore_ms=found.rescore_ms,
-            queries=1,
-            parts_walked=int(not scan),
-            parts_scanned=int(scan),
-            rows_read=found.rows_read,
-            bytes_read=found.rows_read * snapshot.row_bytes,
-            cold_rows=found.cold_rows,
-            distances=found.distances,
-        ),
+        _stats(snapshot, found, len(queries), started, scan=scan),
         late=found.late,
         margin=found.margin,
         missed=found.missed,
@@ -92,19 +82,23 @@ def many_by_road(
         found.rows[:, :least],
         found.scores[:, :least],
         plan,
-        SearchStats(
-            total_ms=(perf_counter() - started) * 1e3,
-            coarse_ms=found.coarse_ms,
-            rescore_ms=found.rescore_ms,
-            queries=len(queries),
-            parts_walked=int(not scan),
-            parts_scanned=int(scan),
-            rows_read=found.rows_read,
-            bytes_read=found.rows_read * snapshot.row_bytes,
-            cold_rows=found.cold_rows,
-            distances=found.distances,
-        ),
+        _stats(snapshot, found, len(queries), started, scan=scan),
         late=found.late,
         margin=float(found.margins.mean()),
         missed=float(found.missed.mean()),
+    )
+
+
+def _stats(snapshot: Snapshot, found: Any, queries: int, started: float, *, scan: bool) -> SearchStats:
+    return SearchStats(
+        total_ms=(perf_counter() - started) * 1e3,
+        coarse_ms=found.coarse_ms,
+        rescore_ms=found.rescore_ms,
+        queries=queries,
+        parts_walked=int(not scan),
+        parts_scanned=int(scan),
+        rows_read=found.rows_read,
+        bytes_read=found.rows_read * snapshot.row_bytes,
+        cold_rows=found.cold_rows,
+        distances=found.distances,
     )
