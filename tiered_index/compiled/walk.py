@@ -68,7 +68,7 @@ _LINE: Final = 64
 _AHEAD: Final = 16  # vectors asked for ahead of the one that is scored
 _LOOK: Final = 3  # expansions between looks at the clock, less one; a power of two, less one
 _PASS_AHEAD: Final = 3  # lists of links asked for ahead of the one that is read
-_ENOUGH: Final = 24
+_ENOUGH: Final = 24  # rows that may be found, met in a step, after which no more links are followed
 _HASH: Final = 0x9E3779B1
 
 
