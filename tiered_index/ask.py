@@ -7,9 +7,11 @@ from time import perf_counter_ns
 from typing import Any
 
 from tiered_index.config import Budget
+from tiered_index.decision import Decision
 from tiered_index.errors import BudgetNotMetError, ZeroVectorError
 from tiered_index.exact import exact_search
-from tiered_index.planning import Decision, Planning
+from tiered_index.outcome import Outcome, learn
+from tiered_index.planning import Planning
 from tiered_index.results import SearchResult
 from tiered_index.search import search
 from tiered_index.storage.snapshot import Snapshot
@@ -77,10 +79,13 @@ def ask(
                 Budget(latency_ms=budget.latency_ms), {"prefix_dim": snapshot.config.prefix_dim}
             )
             hits = search(snapshot, queries, k, decision.plan, started_ns / 1e9, decision.limits, scope)
-        if single:
+        if single and planning.due():
             planning.keep(queries[0])
-    result = SearchResult(hits, snapshot, single=single)
-    planning.conclude(k, hits, decision, result, (perf_counter_ns() - started_ns) / 1e6)
+    addresses, scores = (hits.addresses[0], hits.scores[0]) if single else (hits.addresses, hits.scores)
+    ids = snapshot.ids(addresses.reshape(-1)).reshape(addresses.shape)
+    outcome = Outcome(decision, planning.chooser, k, hits, (perf_counter_ns() - started_ns) / 1e6)
+    learn(decision, planning.chooser, k, hits)
+    result = SearchResult(ids, scores, addresses, hits.plan, snapshot, outcome)
     if strict and result.degraded_reason is not None:
         raise BudgetNotMetError(result.degraded_reason)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from time import perf_counter
 from typing import Any
 
@@ -38,9 +39,7 @@ def by_road(
         deadline_ns=limits.call_ns,
         cold=limits.cold,
     )
-    partly = plan.early_stop or plan.misses or scan
-    enough = k if partly else max(k, min(plan.candidates, plan.ef, scope.rows) * _ENOUGH)
-    if found.rows_read < enough and not found.late:
+    if found.rows_read < enough_of(plan, k, scope.rows) and not found.late:
         return None  # deleted rows crowd this place, or the graph has parts that the walk did not reach
     return Hits(
         found.rows[None],
@@ -51,6 +50,13 @@ def by_road(
         margin=found.margin,
         missed=found.missed,
     )
+
+
+def enough_of(plan: Plan, k: int, rows: int) -> int:
+    """Return how many rows must have been read for an answer to count."""
+    if plan.early_stop or plan.misses or plan.strategy == "scan":
+        return k
+    return max(k, math.ceil(min(plan.candidates, plan.ef, rows) * _ENOUGH))
 
 
 def many_by_road(

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF
+from tiered_index.config import Budget
+from tiered_index.decision import Decision
 from tiered_index.exact import exact_search
 from tiered_index.limits import NO_LIMITS
 from tiered_index.machine import fingerprint
 from tiered_index.planner.calibrate import Observed, measure
 from tiered_index.planner.model import Calibration, Source, Times
 from tiered_index.planner.plan import Plan, Strategy
-from tiered_index.results import SearchResult
+from tiered_index.planning import Planning
+from tiered_index.prepared import Prepared
 from tiered_index.search import find_candidates, search
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats, prefixes_of
@@ -162,6 +165,7 @@ class _Subject:
         graphs = [part.tier.rows for part in snapshot.scope.parts if part.tier.has_graph]
         self.widest_walk = (max(graphs, default=0) - 1) // SCAN_ROWS_PER_EF - (queries.own is not None)
         self.stops_early = snapshot.scope.road is not None
+        self._prepared: dict[tuple[int, Plan], Prepared] = {}
 
     def candidates(
         self, query: int, strategy: Strategy, prefix_dim: int, ef: int
@@ -179,16 +183,23 @@ class _Subject:
         return addresses, ms
 
     def search(self, query: int, k: int, plan: Plan) -> Observed:
-        extra = self._own is not None
-        began = perf_counter()
-        hits = search(self._snapshot, self._queries[query : query + 1], k + extra, plan, began)
-        SearchResult(hits, self._snapshot, single=True)
-        total_ms = (perf_counter() - began) * 1e3
-        addresses, scores = hits.addresses[0], hits.scores[0]
+        one = self._queries[query : query + 1]
+        k += self._own is not None
+        prepared = self._prepared.get((k, plan))
+        if prepared is None:
+            decision = Decision(plan, NO_LIMITS, Budget(), None, None)
+            prepared = Prepared(self._snapshot, Planning(), k, decision)
+            self._prepared[k, plan] = prepared
+        began = perf_counter_ns()
+        hits = prepared.hits(one[0], began)
+        if hits is None:
+            hits = search(self._snapshot, one, k, plan, began / 1e9)
+        addresses, scores, stats = hits.addresses[0], hits.scores[0], hits.stats
+        self._snapshot.ids(addresses)
+        total_ms = (perf_counter_ns() - began) / 1e6
         if self._own is not None:
             others = addresses != self._own[query]
-            addresses, scores = addresses[others][:k], scores[others][:k]
-        stats = hits.stats
+            addresses, scores = addresses[others][: k - 1], scores[others][: k - 1]
         return Observed(
             addresses,
             total_ms,

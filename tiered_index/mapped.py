@@ -33,16 +33,16 @@ class MappedFile:
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise unreadable(path, error) from error
-        self._size = os.fstat(self.descriptor).st_size
+        self.size = os.fstat(self.descriptor).st_size
 
     def check(self) -> None:
         """Raise CorruptIndexError if the file is shorter than it was, IndexClosedError if it was closed."""
         if self.descriptor < 0:
             raise IndexClosedError(f"{self.path}: the index was closed")
         found = os.lseek(self.descriptor, 0, os.SEEK_END)  # quicker than fstat; nobody reads from there
-        if found < self._size:
+        if found < self.size:
             raise CorruptIndexError(
-                f"{self.path}: was cut to {found} bytes, of {self._size}, while it was open"
+                f"{self.path}: was cut to {found} bytes, of {self.size}, while it was open"
             )
 
     def close(self) -> None:

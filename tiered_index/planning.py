@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.config import Budget, in_range
+from tiered_index.decision import Decision
 from tiered_index.errors import ParameterError
 from tiered_index.limits import NO_LIMITS, Limits
 from tiered_index.machine import fingerprint
 from tiered_index.planner import filtered as filtering
 from tiered_index.planner.choose import Chooser, Prediction
 from tiered_index.planner.model import Calibration
-from tiered_index.planner.plan import EXACT, MAX_K, Plan, make_plan
-from tiered_index.results import Hits, SearchResult
+from tiered_index.planner.plan import EXACT, MAX_K, make_plan
 from tiered_index.storage.snapshot import Snapshot
 
 LIVE_QUERIES = 512
@@ -40,42 +41,19 @@ _ROWS_CHANGED = 0.2
 NO_BUDGET = Budget()
 
 
-class Decision(NamedTuple):
-    """How a search is to be done.
-
-    Attributes
-    ----------
-    plan : Plan
-        The plan.
-    limits : Limits
-        When to stop.
-    budget : Budget
-        What was asked.
-    prediction : Prediction or None
-        What is expected; None without a calibration.
-    concern : str or None
-        What cannot be kept of what was asked, as far as is known beforehand.
-    matches : int or None
-        How many rows match the filter; None without one.
-    """
-
-    plan: Plan
-    limits: Limits
-    budget: Budget
-    prediction: Prediction | None
-    concern: str | None
-    matches: int | None = None
-
-
 class Planning:
     """What an open index knows of its plans: the calibration, budgets by name, and queries it saw."""
 
     def __init__(self) -> None:
         self.chooser: Chooser | None = None
-        self.budget = NO_BUDGET
+        self.epoch = 0
+        """Grows with each change of what searches are decided by, but for what is observed of them."""
+        self._budget = NO_BUDGET
         self._profiles: dict[str, Budget] = {}
         self._live: list[NDArray[np.float32]] = []
         self._seen = 0
+        self._next = 1
+        self._weight = 1.0
 
     def use(self, calibration: Calibration) -> None:
         """Choose by this calibration from now on."""
@@ -83,6 +61,17 @@ class Planning:
         for k in calibration.ks:  # else the first searches would wait for it
             chooser.options(k, calibration.rows)
         self.chooser = chooser
+        self.epoch += 1
+
+    @property
+    def budget(self) -> Budget:
+        """What searches ask for that say nothing themselves."""
+        return self._budget
+
+    @budget.setter
+    def budget(self, budget: Budget) -> None:
+        self._budget = budget
+        self.epoch += 1
 
     @property
     def profiles(self) -> dict[str, Budget]:
@@ -97,6 +86,7 @@ class Planning:
             if not isinstance(name, str) or not isinstance(budget, Budget):
                 raise ParameterError(f"profiles are budgets by name, not {name!r}: {budget!r}")
         self._profiles = dict(profiles)
+        self.epoch += 1
 
     def asked(
         self,
@@ -108,7 +98,7 @@ class Planning:
         """Return what a call asks: its own numbers, else its budget, its profile, or the index's budget."""
         numbers = latency_ms is not None or min_recall is not None
         if budget is None and profile is None and not numbers:
-            return self.budget
+            return self._budget
         if (budget is not None) + (profile is not None) + numbers > 1:
             raise ParameterError("give one of budget=, profile=, or latency_budget_ms= and min_recall=")
         if numbers:
@@ -196,65 +186,32 @@ class Planning:
             limits = _limits(budget, prediction, chooser, queries, started_ns)
         return Decision(plan, limits, budget, prediction, concern, matches)
 
-    def conclude(self, k: int, hits: Hits, decision: Decision, result: SearchResult, total_ms: float) -> None:
-        """Say in the result what became of the search, and learn from it.
+    def due(self) -> bool:
+        """Count a query that was asked; return whether it is one to :meth:`keep`.
 
-        Parameters
-        ----------
-        k : int
-            Results a query.
-        hits : Hits
-            What was found.
-        decision : Decision
-            How it was to be done.
-        result : SearchResult
-            Gets `degraded_reason` and `estimated_recall`.
-        total_ms : float
-            What the call took.
+        All have the same chance. After the first ones, the next is drawn by how many it passes over, so that
+        most calls cost one comparison (Li, "Reservoir-sampling algorithms of time complexity
+        O(n(1 + log(N/n)))", 1994, algorithm L).
         """
-        prediction, chooser = decision.prediction, self.chooser
-        reasons = [] if decision.concern is None else [decision.concern]
-        if hits.late:
-            reasons.insert(0, f"the deadline came after {hits.stats.rows_read} rows were rescored")
-        elif decision.budget.latency_ms is not None and total_ms > decision.budget.latency_ms:
-            reasons.insert(0, f"took {total_ms:.2f} ms")
-        recall: float | None = 1.0 if hits.plan.strategy == "exact" else None
-        counted = decision.plan.misses > 0.0 or decision.plan.candidates >= (decision.matches or 0)
-        if decision.matches is not None and hits.plan.strategy == "scan" and counted and not hits.late:
-            # every matching prefix was scored; of the candidates that were not rescored these are missed
-            missed = filtering.MISSES_SEEN * hits.missed
-            recall = 1.0 - min(missed / max(min(k, decision.matches), 1), 1.0)
-        if prediction is not None and chooser is not None and recall is None:
-            recall = prediction.recall
-            if hits.margin:
-                recall = chooser.expect(k, hits.margin, recall, hits.scores)
-            stats = hits.stats
-            if stats.queries == 1 and hits.plan.strategy == prediction.plan.strategy:
-                planned = prediction.plan.candidates
-                share = min(stats.rows_read / planned, 1.0) if hits.late and planned else 1.0
-                chooser.feedback.observe(
-                    (prediction.coarse.p50, prediction.rescore.p50 * share),
-                    (stats.coarse_ms, stats.rescore_ms),
-                    stats.rows_read,
-                    stats.cold_rows,
-                    cut=hits.late,
-                )
-        result.degraded_reason = "; ".join(reasons) or None
-        result.estimated_recall = recall
+        self._seen += 1
+        return self._seen >= self._next
 
     def keep(self, query: NDArray[np.float32]) -> None:
-        """Perhaps keep a query that was asked, so that all had the same chance (algorithm R)."""
-        self._seen += 1
+        """Keep a query, of unit length under cosine; in the place of another, if there are enough."""
         if len(self._live) < LIVE_QUERIES:
             self._live.append(query.copy())
-            return
-        place = int(random.random() * self._seen)  # noqa: S311 - a sample, not a secret
-        if place < LIVE_QUERIES:
-            self._live[place] = query.copy()
+            self._next = self._seen + 1
+            if len(self._live) < LIVE_QUERIES:
+                return
+            self._weight = 1.0
+        else:
+            self._live[random.randrange(LIVE_QUERIES)] = query.copy()  # noqa: S311 - a sample, not a secret
+        self._weight *= _chance() ** (1.0 / LIVE_QUERIES)
+        self._next = self._seen + 1 + int(math.log(_chance()) / math.log1p(-self._weight))
 
     def forget(self) -> None:
         """Keep none of the queries that were asked so far."""
-        self._live, self._seen = [], 0
+        self._live, self._seen, self._next = [], 0, 1
 
     def live_queries(self) -> NDArray[np.float32] | None:
         """Return the queries that were kept, shape (n, store_dim); None before there are any."""
@@ -277,6 +234,10 @@ class Planning:
         if abs(change) > _ROWS_CHANGED:
             said += f"; rows have changed by {change:+.0%} since: calibrate() again"
         return said
+
+
+def _chance() -> float:
+    return 1.0 - random.random()  # noqa: S311 - a sample; never 0
 
 
 def _limits(

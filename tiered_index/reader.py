@@ -17,6 +17,7 @@ from tiered_index.errors import ParameterError
 from tiered_index.explain import Explanation, explain
 from tiered_index.grouping import grouped
 from tiered_index.planning import Planning
+from tiered_index.prepared import PreparedSearches
 from tiered_index.results import SearchResult
 from tiered_index.stats import IndexStats, index_stats
 from tiered_index.storage.verify import VerifyReport, verify
@@ -42,6 +43,7 @@ class Reader:
     def __init__(self, current: Current) -> None:
         self._current = current
         self._planning = Planning()
+        self._prepared = PreparedSearches(self._planning)
 
     def search(
         self,
@@ -116,6 +118,11 @@ class Reader:
         """
         started_ns = perf_counter_ns()
         snapshot, planning = self._current.get(), self._planning
+        if where is None and group_by is None and not exact and not strict:
+            called = (k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef, candidates)
+            found = self._prepared.search(snapshot, query, called, started_ns)
+            if found is not None:
+                return found
         asked = planning.asked(budget, profile, latency_budget_ms, min_recall)
         fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates, "exact": exact or None}
 

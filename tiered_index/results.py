@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -70,6 +70,19 @@ class Hits(NamedTuple):
     missed: float = 0.0
 
 
+class Became(Protocol):
+    """What became of a search, beside what it found; see :class:`SearchResult`."""
+
+    @property
+    def stats(self) -> SearchStats: ...  # noqa: D102
+    @property
+    def complete(self) -> bool: ...  # noqa: D102
+    @property
+    def degraded_reason(self) -> str | None: ...  # noqa: D102
+    @property
+    def estimated_recall(self) -> float | None: ...  # noqa: D102
+
+
 class SearchResult:
     """The hits of a search, best first.
 
@@ -96,25 +109,52 @@ class SearchResult:
         With ``group_by``, each hit's value of that column.
     """
 
-    def __init__(self, hits: Hits, snapshot: Snapshot, *, single: bool) -> None:
-        self._addresses = hits.addresses
+    def __init__(
+        self,
+        ids: NDArray[Any],
+        scores: NDArray[np.float32],
+        addresses: NDArray[np.int64],
+        plan: Plan,
+        snapshot: Snapshot,
+        outcome: Became,
+    ) -> None:
+        self.ids = ids
+        self.scores = scores
+        self._addresses = addresses
+        self.plan = plan
         self._snapshot = snapshot
-        self._single = single
+        self._outcome = outcome
         self._metadata: pa.Table | None = None
-        ids = snapshot.ids(hits.addresses.reshape(-1)).reshape(hits.addresses.shape)
-        self.ids: NDArray[Any] = ids[0] if single else ids
-        self.scores: NDArray[np.float32] = hits.scores[0] if single else hits.scores
-        self.plan = hits.plan
-        self.stats = hits.stats
-        self.complete = not hits.late
-        self.degraded_reason: str | None = None
-        self.estimated_recall: float | None = None
-        self.generation = snapshot.manifest.generation
         self.groups: list[Any] | None = None
+
+    @property
+    def stats(self) -> SearchStats:
+        """What it took."""
+        return self._outcome.stats
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the plan was done before the deadline."""
+        return self._outcome.complete
+
+    @property
+    def degraded_reason(self) -> str | None:
+        """What was asked and could not be kept."""
+        return self._outcome.degraded_reason
+
+    @property
+    def estimated_recall(self) -> float | None:
+        """Mean recall@k of such answers, as calibration saw it."""
+        return self._outcome.estimated_recall
+
+    @property
+    def generation(self) -> int:
+        """The state of the index that answered."""
+        return self._snapshot.manifest.generation
 
     def keep(self, places: NDArray[np.int64]) -> None:
         """Keep these hits of a single query, in this order."""
-        self._addresses = self._addresses[:, places]
+        self._addresses = self._addresses[places]
         self.ids, self.scores, self._metadata = self.ids[places], self.scores[places], None
 
     @property
@@ -144,9 +184,9 @@ class SearchResult:
 
     def to_arrow(self) -> pa.Table:
         """Return one row a hit: query (for a batch of queries), rank, id, score, metadata columns."""
-        count, k = self._addresses.shape
+        count, k = self._addresses.shape if self._addresses.ndim == 2 else (1, len(self._addresses))
         columns: dict[str, Any] = {}
-        if not self._single:
+        if self._addresses.ndim == 2:
             columns["query"] = pa.array(np.repeat(np.arange(count), k))
         columns["rank"] = pa.array(np.tile(np.arange(1, k + 1), count))
         columns["id"] = pa.array(self.ids.reshape(-1))

@@ -119,7 +119,7 @@ class CoarseTier:
 
     def __init__(self, index: Any, mapped: MappedFile | None = None) -> None:
         self._index = index
-        self._mapped = mapped
+        self.mapped = mapped
         self.prefix_dim = int(index.d)
         self.rows = int(index.ntotal)
         self.has_graph = _faiss.is_graph(index)
@@ -241,13 +241,13 @@ class CoarseTier:
 
     def close(self) -> None:
         """Let go of the file; the mapping stays until the tier goes."""
-        if self._mapped is not None:
-            self._mapped.close()
+        if self.mapped is not None:
+            self.mapped.close()
 
     def check(self) -> None:
         """Raise if the file was closed or has become shorter."""
-        if self._mapped is not None:
-            self._mapped.check()
+        if self.mapped is not None:
+            self.mapped.check()
 
     def memory_bytes(self) -> tuple[int, int]:
         """Return the bytes of the codes and of the graph."""

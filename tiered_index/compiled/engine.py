@@ -12,7 +12,10 @@ from tiered_index.compiled import answer as both
 from tiered_index.compiled import batch as many
 from tiered_index.compiled import scan as scanning
 from tiered_index.compiled import walk as coarse
+from tiered_index.compiled.prepared import Prepared
 from tiered_index.compiled.room import room as _room
+from tiered_index.limits import NO_LIMITS
+from tiered_index.planner.plan import Plan
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -373,4 +376,9 @@ def load() -> Any:
     near(graph, query, 1, 1)
     walk(graph, query, 1, rows=links[:1] + 1)
     answer_many(graph, full, query[None], query[None], 1, 1, 1, threads=1)
+    plan = Plan(strategy="graph", prefix_dim=16, ef=1, candidates=1)
+    file = (-1, -1)
+    Prepared(graph, full, [file] * 3, None, 0, 1, plan, NO_LIMITS, 1, unit=False, safe=(-1.0, 1.0)).answer(
+        query, 0
+    )
     return answer(graph, full, query, query, 1, 1, 1)

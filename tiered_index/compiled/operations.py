@@ -19,6 +19,7 @@ _BLOCK = _LANES * _ACCUMULATORS
 _FLOAT, _I8, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
 _WILLNEED = 3
+_SEEK_END = 2
 
 
 def _at(builder: Any, address: Any, offset: Any, size: int, kind: Any) -> Any:
@@ -122,6 +123,24 @@ load_i64 = _loader(_I64, types.int64)
 load_i32 = _loader(_I32, types.int32)
 load_u8 = _loader(_I8, types.uint8)
 load_f32 = _loader(_FLOAT, types.float32)
+
+
+def _pointer(kind: Any, numba_type: Any) -> Any:
+    """Make the intrinsic that takes an address for a pointer, as ``carray`` wants it."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], kind.as_pointer())
+
+    def typed(_context: Any, _address: Any) -> Any:
+        return types.CPointer(numba_type)(types.int64), codegen
+
+    return intrinsic(typed)
+
+
+pointer_i64 = _pointer(_I64, types.int64)
+pointer_i32 = _pointer(_I32, types.int32)
+pointer_f32 = _pointer(_FLOAT, types.float32)
+pointer_f64 = _pointer(ir.DoubleType(), types.float64)
 
 
 @intrinsic
@@ -266,6 +285,20 @@ def nanoseconds(_context: Any) -> Any:
         return builder.add(builder.mul(seconds, ir.Constant(_I64, 1_000_000_000)), rest)
 
     return types.int64(), codegen
+
+
+@intrinsic
+def size_of_file(_context: Any, _descriptor: Any) -> Any:
+    """Return the size of an open file, or -1; its offset is moved."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_I64, [_I32, _I64, _I32]), "lseek"
+        )
+        descriptor = builder.trunc(arguments[0], _I32)
+        return builder.call(function, [descriptor, ir.Constant(_I64, 0), ir.Constant(_I32, _SEEK_END)])
+
+    return types.int64(types.int64), codegen
 
 
 @intrinsic

@@ -54,17 +54,17 @@ class ParquetRows:
         self._dim = dim
         self._dtype = np.dtype(dtype)
         self._row_bytes = dim * self._dtype.itemsize
-        self._mapped = MappedFile(path)
+        self.mapped = MappedFile(path)
         self._open(dim, dtype)
 
     def _open(self, dim: int, dtype: Dtype) -> None:
         try:
             # Two mappings: rows are read here and there, without read-ahead; columns from end to end.
-            self._mapping = mmap.mmap(self._mapped.descriptor, 0, access=mmap.ACCESS_READ)
+            self._mapping = mmap.mmap(self.mapped.descriptor, 0, access=mmap.ACCESS_READ)
             self._parquet = pq.ParquetFile(
                 pa.BufferReader(pa.py_buffer(self._mapping)), page_checksum_verification=True
             )
-            random = mmap.mmap(self._mapped.descriptor, 0, access=mmap.ACCESS_READ)
+            random = mmap.mmap(self.mapped.descriptor, 0, access=mmap.ACCESS_READ)
         except (pa.ArrowException, ValueError, OSError) as error:
             raise CorruptIndexError(f"{self.path}: not a readable Parquet file: {error}") from error
         if hasattr(random, "madvise"):
@@ -83,11 +83,11 @@ class ParquetRows:
     @property
     def descriptor(self) -> int:
         """The open file's descriptor."""
-        return self._mapped.descriptor
+        return self.mapped.descriptor
 
     def check(self) -> None:
         """Raise if the file was closed or has become shorter."""
-        self._mapped.check()
+        self.mapped.check()
 
     def addresses(self) -> tuple[int, int, int, int, int, bool]:
         """Return what the compiled road reads rows by, valid as long as this object.
@@ -135,7 +135,7 @@ class ParquetRows:
         CorruptIndexError
             The file has become shorter.
         """
-        self._mapped.check()
+        self.mapped.check()
         raw: NDArray[Any] = self._any_offset[self._offsets(rows)]
         return raw.view(self._dtype).reshape(len(rows), self._dim)
 
@@ -150,12 +150,12 @@ class ParquetRows:
         CorruptIndexError
             The file cannot be read, or has become shorter.
         """
-        self._mapped.check()
+        self.mapped.check()
         buffer = bytearray(min(ROW_GROUP_ROWS, max(self.rows, 1)) * self._row_bytes)
         for group, base in enumerate(self._bases.tolist()):
             first = group * ROW_GROUP_ROWS
             size = min(ROW_GROUP_ROWS, self.rows - first) * self._row_bytes
-            _read_exactly(self._mapped.descriptor, memoryview(buffer)[:size], base, self.path)
+            _read_exactly(self.mapped.descriptor, memoryview(buffer)[:size], base, self.path)
             yield (
                 first,
                 np.frombuffer(buffer, self._dtype, size // self._dtype.itemsize).reshape(-1, self._dim),
@@ -197,7 +197,7 @@ class ParquetRows:
         CorruptIndexError
             A page's checksum is wrong, or the file has become shorter.
         """
-        self._mapped.check()
+        self.mapped.check()
         try:
             # A reader of its own: two threads in one of Arrow's read_row_groups crashed. And no threads of
             # Arrow's: one that lets go of Python's buffer while the process ends aborts it.
@@ -221,7 +221,7 @@ class ParquetRows:
 
     def close(self) -> None:
         """Close the descriptor; mappings go when the last array over them does."""
-        self._mapped.close()
+        self.mapped.close()
 
 
 def _vector_offsets(

@@ -103,14 +103,19 @@ class Chooser:
             found = self._options[key] = options(self.calibration, k, _rows(key[1]), key[2])
         return found
 
-    def expect(self, k: int, margin: float, predicted: float, scores: NDArray[np.float32]) -> float:
-        """Return the recall to expect of answers, from their mean margin; scores of shape (n, k)."""
-        expectation = self._expectations.get(k)
-        if expectation is None:
-            expectation = self._expectations[k] = Expectation(self.calibration, k)
-        if len(scores) == 1 and scores.shape[1]:
-            self.drift.observe(float(scores[0, 0]), float(scores[0, -1]), expectation.scores)
-        return expectation.recall(margin, predicted, drifted=self.drift.drifted)
+    def saw(self, k: int, first: float, last: float) -> None:
+        """Take in the best and the k-th score of an answer, to see queries change."""
+        self.drift.observe(first, last, self._expectation(k).scores)
+
+    def expect(self, k: int, margin: float, predicted: float, *, drifted: bool) -> float:
+        """Return the recall to expect of answers, from their mean margin."""
+        return self._expectation(k).recall(margin, predicted, drifted=drifted)
+
+    def _expectation(self, k: int) -> Expectation:
+        found = self._expectations.get(k)
+        if found is None:
+            found = self._expectations[k] = Expectation(self.calibration, k)
+        return found
 
     def predict(self, k: int, rows: int, plan: Plan) -> Prediction:
         """Return what is expected of any plan: as much as of the nearest one that was measured."""

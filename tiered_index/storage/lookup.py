@@ -101,13 +101,14 @@ class Lookup:
     """
 
     def __init__(self, path: str, rows: int) -> None:
-        self._mapped = MappedFile(path)
+        self.mapped = MappedFile(path)
         try:
             with pa.memory_map(path) as source:  # arrays keep the mapping
                 batch = pa.ipc.open_file(source).get_batch(0)
             self._ids: pa.Array = batch["id"]
             numbers = pa.types.is_int64(self._ids.type)
-            self._numbers: NDArray[np.int64] | None = _view(self._ids) if numbers else None
+            self.numbers: NDArray[np.int64] | None = _view(self._ids) if numbers else None
+            """The ids, where they are int64."""
             self._keys: Keys = _view(batch["key"])
             self._rows: NDArray[np.uint32] = _view(batch["row"])
             self._norms: NDArray[np.float32] | None = (
@@ -120,12 +121,12 @@ class Lookup:
 
     def check(self) -> None:
         """Raise if the file was closed or has become shorter."""
-        self._mapped.check()
+        self.mapped.check()
 
     @property
     def inverse_norms(self) -> NDArray[np.float32] | None:
         """One over each stored vector's length; None under the dot metric."""
-        self._mapped.check()
+        self.mapped.check()
         return self._norms
 
     @property
@@ -135,25 +136,25 @@ class Lookup:
 
     def ids(self, rows: NDArray[np.int64]) -> pa.Array:
         """Return the ids of `rows`, in that order."""
-        self._mapped.check()
+        self.mapped.check()
         return self._ids.take(pa.array(rows))
 
     def values(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return the ids of `rows` as an array of int64, or of str objects."""
-        self._mapped.check()
-        if self._numbers is not None:
-            return self._numbers[rows]
+        self.mapped.check()
+        if self.numbers is not None:
+            return self.numbers[rows]
         texts: NDArray[Any] = self.ids(rows).to_numpy(zero_copy_only=False)
         return texts
 
     def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
         """Return the row of each id, or -1."""
-        self._mapped.check()
+        self.mapped.check()
         return _find(ids, keys, self._keys, self._rows, self.ids)
 
     def close(self) -> None:
         """Let go of the file; arrays that were handed out stay valid."""
-        self._mapped.close()
+        self.mapped.close()
 
 
 def _find(

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF
 from tiered_index.coarse.selection import Selection
 from tiered_index.compiled import get_engine
+from tiered_index.limits import Limits
+from tiered_index.planner.plan import Plan
 from tiered_index.storage.segment import Segment
+from tiered_index.validate.vectors import SAFE_SQUARES
 
 _NEAR_EF = 16
 _NEAR_ROWS = 48
@@ -48,6 +51,25 @@ class Road:
             return 0 < k <= self._engine.MAX_K and self._among is not None
         ef = ef if self._among is None else self._among.wider(ef)
         return 0 < k <= self._engine.MAX_K and self._segment.rows > SCAN_ROWS_PER_EF * ef
+
+    def prepare(self, k: int, plan: Plan, limits: Limits, enough: int, *, unit: bool) -> Any:
+        """Return what answers many queries one by one; see :mod:`tiered_index.compiled.engine`."""
+        segment, settings = self._segment, self._rows(scan=False)
+        files = [segment.coarse.mapped, segment.full.mapped, segment.lookup.mapped]
+        return self._engine.Prepared(
+            self._graph,
+            self._full,
+            [(file.descriptor, file.size) for file in files if file is not None],
+            segment.lookup.numbers,
+            self._first,
+            k,
+            plan,
+            limits,
+            enough,
+            unit=unit,
+            safe=SAFE_SQUARES,
+            **settings,
+        )
 
     def answer(
         self,

@@ -24,7 +24,7 @@ _FLOAT32 = np.finfo(np.float32)
 _SMALLEST_NORM = 1.0 / float(_FLOAT32.max)
 """Below this the inverse norm overflows float32."""
 
-_SAFE_SQUARES = (1e-30, 1e30)
+SAFE_SQUARES = (1e-30, 1e30)
 """Sums of squares within these lost nothing to float32's range; others are added again in float64."""
 
 
@@ -168,13 +168,13 @@ def _unit(queries: Floats, message: str) -> Floats:
 
 
 def _is_safe(square: float) -> bool:
-    return _SAFE_SQUARES[0] < square < _SAFE_SQUARES[1]
+    return SAFE_SQUARES[0] < square < SAFE_SQUARES[1]
 
 
 def row_norms(matrix: Floats) -> NDArray[np.float64]:
     """Return each row's Euclidean length; tiny and huge numbers do not under- or overflow."""
     squares = np.einsum("ij,ij->i", matrix, matrix).astype(np.float64)
-    low, high = _SAFE_SQUARES
+    low, high = SAFE_SQUARES
     again = np.flatnonzero(~((squares > low) & (squares < high)))
     if len(again):
         exact = matrix[again].astype(np.float64)

@@ -1,0 +1,315 @@
+"""Prepared searches: the same answers as the general way gives, and that way where they cannot answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiered_index as ti
+from tiered_index.compiled import DISABLE
+from tiered_index.prepared import LEARN_EVERY, PreparedSearches
+from tiered_index.storage.segment import LOOKUP_FILE
+from tiered_index.testing import exact_top_k, matryoshka_vectors
+
+engine = pytest.importorskip("tiered_index.compiled.engine")
+compiled = pytest.importorskip("tiered_index.compiled.prepared")
+
+DIM, PREFIX_DIM, ROWS = 64, 32, 7_000
+SETTINGS = [{}, {"metric": "dot"}, {"dtype": "float16"}, {"metric": "dot", "dtype": "float16"}]
+PLANS: list[dict[str, Any]] = [
+    {},
+    {"k": 1, "ef": 24},
+    {"k": 40, "candidates": 100},
+    {"prefix_dim": 16},
+    {"latency_budget_ms": 1e6},
+]
+
+pytestmark = pytest.mark.skipif(DISABLE in os.environ, reason="the compiled engine is switched off")
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, np.ndarray]:
+    return matryoshka_vectors(ROWS, DIM, seed=7), matryoshka_vectors(40, DIM, seed=7, stream=1)
+
+
+@pytest.fixture
+def make(tmp_path: Path, data: tuple) -> Iterator[Callable[..., ti.Index]]:
+    opened: list[ti.Index] = []
+
+    def made(*, texts: bool = False, **settings: Any) -> ti.Index:
+        index = ti.open(
+            tmp_path / f"{len(opened)}.tidx",
+            DIM,
+            prefix_dim=PREFIX_DIM,
+            merge_policy=ti.NoMergePolicy(),
+            **settings,
+        )
+        opened.append(index)
+        index.add([f"row {i}" for i in range(ROWS)] if texts else np.arange(ROWS) + 5, data[0])
+        return index
+
+    yield made
+    for index in opened:
+        index.close()
+
+
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let searches go one way only."""
+
+    def way(name: str) -> None:
+        if name == "prepared":
+            monkeypatch.setattr("tiered_index.reader.ask", None)
+        else:
+            monkeypatch.setattr(PreparedSearches, "search", lambda *_: None)
+
+    return way
+
+
+def assert_same(one: ti.SearchResult, other: ti.SearchResult) -> None:
+    """Both say the same. Queries are scaled with other roundings, so rows that tie may change places."""
+    assert set(one.ids) == set(other.ids)
+    np.testing.assert_allclose(one.scores, other.scores, rtol=2e-5)
+    assert (one.plan, one.generation, one.complete) == (other.plan, other.generation, other.complete)
+    assert (one.degraded_reason, one.estimated_recall) == (other.degraded_reason, other.estimated_recall)
+    for name in ("queries", "parts_walked", "parts_scanned", "rows_read", "bytes_read"):
+        assert getattr(one.stats, name) == getattr(other.stats, name), name
+    assert one.stats.distances == pytest.approx(other.stats.distances, rel=0.05)
+    assert one.stats.total_ms >= one.stats.coarse_ms + one.stats.rescore_ms > 0.0
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("texts", [False, True])
+@pytest.mark.parametrize("fewer", [False, True])
+def test_answers_are_those_of_the_general_way(
+    make: Callable[..., ti.Index], data: tuple, only: Callable, settings: Any, texts: bool, fewer: bool
+) -> None:
+    index = make(texts=texts, **settings)
+    if fewer:
+        index.delete(index.get(where={}, limit=900)["id"])
+    asked = [(query * 3, plan) for plan in PLANS for query in data[1]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tiered_index.reader.ask", None)
+        prepared = [index.search(query, **plan) for query, plan in asked]
+    only("general")
+    for result, (query, plan) in zip(prepared, asked, strict=True):
+        assert_same(result, index.search(query, **plan))
+        assert result.plan.strategy == "graph"
+        assert result.stats.parts_walked == 1
+    assert prepared[0].metadata.num_rows == 10
+    assert prepared[0].to_arrow()["id"].to_pylist() == prepared[0].ids.tolist()
+
+
+def test_scores_are_exact(make: Callable[..., ti.Index], data: tuple, only: Callable) -> None:
+    index = make()
+    only("prepared")
+    truth, scores = exact_top_k(data[0], data[1], 10)
+    for query, rows, exact in zip(data[1], truth, scores, strict=True):
+        result = index.search(query, ef=140, candidates=140)
+        assert (result.plan.ef, result.plan.candidates) == (140, 140)
+        if (result.ids - 5).tolist() == rows.tolist():
+            np.testing.assert_allclose(result.scores, exact, rtol=1e-5)
+    found = [index.search(query, ef=140, candidates=140).ids - 5 for query in data[1]]
+    assert np.mean([np.isin(f, t).mean() for f, t in zip(found, truth, strict=True)]) > 0.9
+
+
+def test_planned_searches_are_prepared_too(
+    make: Callable[..., ti.Index], data: tuple, only: Callable
+) -> None:
+    index = make()
+    index.calibrate(data[1], k=(10,), seconds=2.0)
+    index.profiles = {"legal": ti.Budget(min_recall=0.95)}
+    only("prepared")
+    for asked in ({"min_recall": 0.8}, {"profile": "legal"}, {"budget": ti.Budget(min_recall=0.9)}):
+        planned = index.explain(**asked).plan
+        result = index.search(data[1][0], **asked)
+        assert result.plan == planned
+        assert 0.0 < result.estimated_recall <= 1.0
+        assert result.degraded_reason is None
+
+
+def test_what_was_committed_is_found(make: Callable[..., ti.Index], data: tuple, only: Callable) -> None:
+    index = make()
+    query = data[1][0]
+    for _ in range(3):
+        assert 1 not in index.search(query).ids
+    index.add([1], query[None])
+    index.optimize()  # one graph again
+    only("prepared")
+    result = index.search(query)
+    assert (result.ids[0], result.generation) == (1, index.generations()[-1].generation)
+    assert result.scores[0] == pytest.approx(1.0)
+
+
+def test_what_is_asked_may_change(make: Callable[..., ti.Index], data: tuple) -> None:
+    index = make()
+    index.calibrate(data[1], k=(10,), seconds=2.0)
+    query = data[1][0]
+    seen = []
+    for floor in (0.7, 0.99):
+        index.budget = ti.Budget(min_recall=floor)
+        index.profiles = {"one": ti.Budget(min_recall=floor)}
+        planned = index.explain(query).plan
+        for asked in ({}, {"profile": "one"}):
+            result = index.search(query, **asked)
+            if result.plan.strategy == "graph":
+                assert result.plan == planned
+            seen.append(result.plan)
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+    index.budget = None
+    assert index.search(query).plan.early_stop == 0.0
+
+
+def test_corrections_from_observed_times_decide_again(
+    make: Callable[..., ti.Index], data: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make()
+    index.calibrate(data[1], k=(10,), seconds=2.0)
+    planning, decided = index._planning, []
+    decide = planning.decide
+    monkeypatch.setattr(planning, "decide", lambda *asked: decided.append(decide(*asked)) or decided[-1])
+
+    def expected() -> float:
+        index.search(data[1][0], prefix_dim=PREFIX_DIM)
+        index.search(data[1][0], prefix_dim=PREFIX_DIM)
+        return decided[-1].prediction.total.p50
+
+    before = expected()
+    assert len(decided) == 1
+    for _ in range(400):  # a machine that has become much slower
+        planning.chooser.feedback.observe((1.0, 1.0), (30.0, 30.0), 10, 0)
+    assert expected() > 2 * before
+    assert len(decided) == 2
+
+
+def test_one_query_of_a_few_is_learnt_from(
+    make: Callable[..., ti.Index], data: tuple, only: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make()
+    index.calibrate(data[1], k=(10,), seconds=2.0)
+    learnt = []
+    monkeypatch.setattr(index._planning.chooser.feedback, "observe", lambda *seen, **_: learnt.append(seen))
+    only("prepared")
+    for query in data[1]:
+        index.search(query, min_recall=0.5)
+    assert len(learnt) == len(data[1]) // LEARN_EVERY
+    (predicted, observed, rows_read, cold_rows) = learnt[0]
+    assert min(*predicted, *observed) > 0.0
+    assert rows_read >= 10
+    assert cold_rows >= 0
+
+
+def test_queries_are_kept_to_calibrate_with(make: Callable[..., ti.Index], data: tuple) -> None:
+    index = make()
+    for query in data[1]:
+        index.search(query * 2)
+    np.testing.assert_allclose(index._planning.live_queries(), data[1], rtol=1e-5)
+
+
+def test_what_is_no_such_query_goes_the_general_way(make: Callable[..., ti.Index], data: tuple) -> None:
+    index = make()
+    query = data[1][0]
+    expected = index.search(query).ids.tolist()
+    unaligned = np.frombuffer(b"x" + query.tobytes(), np.uint8)[1:].view(np.float32)
+    others = [
+        query.astype(np.float64),
+        query.tolist(),
+        query.astype(">f4"),
+        np.repeat(query, 2)[::2],
+        unaligned,
+    ]
+    read_only = query.copy()
+    read_only.flags.writeable = False
+    for other in [*others, read_only]:
+        assert index.search(other).ids.tolist() == expected
+    assert index.search(query[None]).ids.tolist() == [expected]
+    assert len(compiled.answer_prepared.signatures) == 1  # none was compiled anew for
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_bad_input_is_named_as_ever(make: Callable[..., ti.Index], data: tuple, metric: str) -> None:
+    index = make(metric=metric)
+    query = data[1][0]
+    index.search(query)
+    index.search(query, k=1)
+    for number in (np.nan, np.inf):
+        bad = query.copy()
+        bad[3] = number
+        with pytest.raises(ti.NonFiniteVectorError):
+            index.search(bad)
+    with pytest.raises(ti.DimensionError):
+        index.search(query[:-1])
+    if metric == "cosine":
+        with pytest.raises(ti.ZeroVectorError):
+            index.search(np.zeros(DIM, np.float32))
+        tail = np.zeros(DIM, np.float32)
+        tail[-1] = 1.0
+        with pytest.raises(ti.ZeroVectorError, match="first 32"):
+            index.search(tail)
+    else:
+        assert len(index.search(np.zeros(DIM, np.float32))) == 10
+    for asked in ({"k": True}, {"k": 10.0}, {"k": 0}, {"k": [3]}, {"profile": "none"}, {"min_recall": 2.0}):
+        with pytest.raises(ti.ParameterError):
+            index.search(query, **asked)
+
+
+def test_tiny_and_huge_queries(make: Callable[..., ti.Index], data: tuple) -> None:
+    index = make()
+    for query in data[1][:5]:
+        expected = index.search(query)
+        for scale in (1e-30, 1e-12, 1e12, 1e18):
+            found = index.search(query * np.float32(scale))
+            assert found.ids.tolist() == expected.ids.tolist()
+            np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
+def test_room_grows(make: Callable[..., ti.Index], data: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = make()
+    expected = [index.search(query, ef=140, candidates=140).ids.tolist() for query in data[1]]
+    room = type(compiled.room)()
+    room.make_seen(1_024)
+    monkeypatch.setattr(compiled, "room", room)
+    assert [index.search(query, ef=140, candidates=140).ids.tolist() for query in data[1]] == expected
+    assert len(room.seen) > 1_024
+    assert len(room.query) >= DIM
+
+
+def test_a_deadline_that_passed(make: Callable[..., ti.Index], data: tuple, only: Callable) -> None:
+    index = make()
+    index.calibrate(data[1], k=(10,), seconds=2.0)
+    only("prepared")
+    result = index.search(data[1][0], latency_budget_ms=1e-3)
+    assert not result.complete
+    assert "the fastest plan" in result.degraded_reason
+
+
+def test_strict_searches_raise(make: Callable[..., ti.Index], data: tuple) -> None:
+    index = make()
+    index.calibrate(data[1], k=(10,), seconds=2.0)
+    index.search(data[1][0], latency_budget_ms=1e-3)
+    with pytest.raises(ti.BudgetNotMetError):
+        index.search(data[1][0], latency_budget_ms=1e-3, strict=True)
+
+
+def test_a_lookup_cut_while_open(make: Callable[..., ti.Index], data: tuple) -> None:
+    index = make()
+    index.search(data[1][0])
+    path = index._current.get().segments[0].segment.folder / LOOKUP_FILE
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ti.CorruptIndexError, match="was cut"):
+        index.search(data[1][0])
+
+
+def test_a_closed_index(make: Callable[..., ti.Index], data: tuple) -> None:
+    index = make()
+    result = index.search(data[1][0])
+    index.close()
+    with pytest.raises(ti.IndexClosedError):
+        index.search(data[1][0])
+    assert len(result.ids) == 10
+    assert result.stats.rows_read >= 10

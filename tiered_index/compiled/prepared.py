@@ -1,0 +1,267 @@
+"""One query of a search whose plan is decided: two arrays of numbers say all that is the same for each.
+
+What a search takes beside its walk is mostly the interpreter's, and more so after a walk has emptied the
+caches of it. Here a query goes from what the caller gave to ids and scores in one call of few arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numba import carray, njit
+from numpy.typing import NDArray
+
+from tiered_index.compiled.answer import answer
+from tiered_index.compiled.operations import (
+    dot_f32,
+    load_i64,
+    pointer_f32,
+    pointer_f64,
+    pointer_i32,
+    pointer_i64,
+    size_of_file,
+)
+from tiered_index.compiled.room import (
+    BEAM,
+    BEAM_SIZE,
+    PREFIX,
+    QUERY,
+    QUERY_SIZE,
+    RECENT,
+    RECENT_SIZE,
+    SEEN,
+    SEEN_SIZE,
+    SPILL,
+    STATE,
+    SUMS,
+    SUMS_SIZE,
+    TABLE,
+    TABLE_SIZE,
+    room,
+)
+from tiered_index.compiled.walk import FULL, LATE, ROWS_READ, STATE_FIELDS
+from tiered_index.limits import Limits
+from tiered_index.planner.plan import Plan
+
+# What is the same for each query, in an array of int64; graph and full tier come first
+GRAPH_FIELDS: Final = 8
+FULL_FIELDS: Final = 8
+K: Final = 16
+EF: Final = 17
+CANDIDATES: Final = 18
+PREFIX_DIM: Final = 19
+UNIT: Final = 20  # whether queries are scaled to unit length
+TIMED: Final = 21  # whether there are deadlines
+WALK_NS: Final = 22  # from the beginning of the call to the deadline of the walk
+CALL_NS: Final = 23  # and of the whole
+COLD: Final = 24
+LIVE: Final = 25  # address of a bit a row, or 0
+SEEDS: Final = 26  # address of rows to begin with, int64
+SEEDS_COUNT: Final = 27
+IDS: Final = 28  # address of each row's id, int64, or 0 where ids are texts
+FIRST: Final = 29  # address of row 0 in the snapshot
+ENOUGH: Final = 30  # rows to read, unless a deadline comes first
+FILES: Final = 31  # of three files, descriptor and least size
+FIELDS: Final = 37
+
+# and of float64
+STOP: Final = 0
+FEW: Final = 1
+SAFE_LOW: Final = 2  # squares of lengths between these are safe to divide by
+SAFE_HIGH: Final = 3
+REALS: Final = 4
+
+# What is said of an answer, in an array of float64
+MARGIN: Final = 0
+MISSED: Final = 1
+TOLD_LATE: Final = 2  # from here on, what the walk reports
+TOLD: Final = 2 + STATE_FIELDS - LATE
+
+# What is returned where it is not how many rows were found
+GROW: Final = -1  # the room is too small
+OTHERWISE: Final = -2  # the query, the files or what was found want another way
+
+
+@njit(nogil=True, cache=True)
+def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):  # type: ignore[no-untyped-def]
+    """Answer one query.
+
+    Return how many rows were found, :data:`GROW` or :data:`OTHERWISE`.
+
+    Parameters
+    ----------
+    fields, reals : arrays
+        As named in this module.
+    at : int64 array
+        Where there is room to work in, as named in :mod:`tiered_index.compiled.room`.
+    query : float32 array
+        As the caller gave it.
+    started : int
+        When the call came in, on the clock of ``perf_counter_ns``.
+    rows, ids, scores, told : arrays
+        Get the addresses, ids and scores of what is found, best first, and what it took.
+    """
+    for file in range(3):
+        if size_of_file(fields[FILES + 2 * file]) < fields[FILES + 2 * file + 1]:
+            return OTHERWISE
+    dim, prefix_dim = len(query), fields[PREFIX_DIM]
+    if at[BEAM_SIZE] < 2 * fields[EF] or at[QUERY_SIZE] < dim:
+        return GROW
+    given = query.ctypes.data
+    whole = carray(pointer_f32(at[QUERY]), (dim,))
+    prefix = carray(pointer_f32(at[PREFIX]), (prefix_dim,))
+    square = np.float64(dot_f32(given, given, dim))
+    if not reals[SAFE_LOW] < square < reals[SAFE_HIGH]:
+        return OTHERWISE
+    if fields[UNIT]:
+        part = np.float64(dot_f32(given, given, prefix_dim))
+        if not reals[SAFE_LOW] < part < reals[SAFE_HIGH]:
+            return OTHERWISE
+        scale, prefix_scale = np.float32(1.0 / np.sqrt(square)), np.float32(1.0 / np.sqrt(part))
+    else:
+        scale = prefix_scale = np.float32(1.0)
+    for i in range(dim):
+        whole[i] = query[i] * scale
+    for i in range(prefix_dim):
+        prefix[i] = query[i] * prefix_scale
+    state = carray(pointer_i64(at[STATE]), (STATE_FIELDS,))
+    some = carray(pointer_i32(at[SEEN]), (np.int64(0),))
+    found, told[MARGIN], told[MISSED] = answer(
+        fields[:GRAPH_FIELDS],
+        fields[GRAPH_FIELDS : GRAPH_FIELDS + FULL_FIELDS],
+        prefix,
+        whole,
+        fields[K],
+        fields[EF],
+        fields[CANDIDATES],
+        reals[STOP],
+        reals[FEW],
+        fields[LIVE],
+        some,
+        carray(pointer_i64(fields[SEEDS]), (fields[SEEDS_COUNT],)),
+        started + fields[WALK_NS] if fields[TIMED] else 0,
+        started + fields[CALL_NS] if fields[TIMED] else 0,
+        fields[COLD] != 0,
+        carray(pointer_i64(at[BEAM]), (at[BEAM_SIZE],)),
+        carray(pointer_i64(at[SPILL]), (at[SEEN_SIZE],)),
+        carray(pointer_i32(at[SEEN]), (at[SEEN_SIZE],)),
+        carray(pointer_i32(at[TABLE]), (at[TABLE_SIZE],)),
+        carray(pointer_f32(at[RECENT]), (at[RECENT_SIZE],)),
+        carray(pointer_f64(at[SUMS]), (at[SUMS_SIZE],)),
+        scores,
+        rows,
+        state,
+    )
+    if state[FULL]:
+        return GROW
+    if state[ROWS_READ] < fields[ENOUGH] and not state[LATE]:
+        return OTHERWISE
+    for i in range(LATE, STATE_FIELDS):
+        told[TOLD_LATE + i - LATE] = state[i]
+    for i in range(found):
+        if fields[IDS]:
+            ids[i] = load_i64(fields[IDS] + 8 * rows[i])
+        rows[i] += fields[FIRST]
+    return found
+
+
+class Prepared:
+    """Answers queries one by one, as it was once decided; any number of threads may ask.
+
+    Parameters
+    ----------
+    graph, full : ndarray
+        What the tiers are; see :mod:`tiered_index.compiled.engine`.
+    files : sequence of (int, int)
+        Descriptor and size of the three files that are mapped.
+    numbers : ndarray of int64, or None
+        Each row's id; None where ids are texts.
+    first : int
+        Address of row 0.
+    k : int
+        Results a query.
+    plan : Plan
+        A walk.
+    limits : Limits
+        Deadlines counted from the beginning of a call.
+    enough : int
+        What finds fewer rows than these, and not for want of time, is no answer.
+    unit : bool
+        Whether queries are scaled to unit length.
+    safe : (float, float)
+        Squares of lengths between these are safe to divide by.
+    live, seeds
+        Which rows may be found; see :func:`tiered_index.compiled.engine.walk`.
+    """
+
+    __slots__ = ("_ef", "_fields", "_ids", "_k", "_kept", "_reals")
+
+    def __init__(
+        self,
+        graph: NDArray[np.int64],
+        full: NDArray[np.int64],
+        files: Sequence[tuple[int, int]],
+        numbers: NDArray[np.int64] | None,
+        first: int,
+        k: int,
+        plan: Plan,
+        limits: Limits,
+        enough: int,
+        *,
+        unit: bool,
+        safe: tuple[float, float],
+        live: int = 0,
+        seeds: NDArray[np.int64] | None = None,
+    ) -> None:
+        fields = np.zeros(FIELDS, np.int64)
+        fields[:GRAPH_FIELDS] = graph
+        fields[GRAPH_FIELDS : GRAPH_FIELDS + FULL_FIELDS] = full
+        fields[K], fields[EF], fields[CANDIDATES] = k, plan.ef, plan.candidates
+        fields[PREFIX_DIM], fields[UNIT] = plan.prefix_dim, unit
+        fields[TIMED], fields[COLD] = limits.call_ns > 0, limits.cold
+        fields[WALK_NS], fields[CALL_NS] = limits.walk_ns, limits.call_ns
+        fields[LIVE], fields[FIRST], fields[ENOUGH] = live, first, enough
+        if seeds is not None:
+            fields[SEEDS], fields[SEEDS_COUNT] = seeds.ctypes.data, len(seeds)
+        if numbers is not None:
+            fields[IDS] = numbers.ctypes.data
+        fields[FILES:] = np.array(files).reshape(-1)
+        self._fields = fields
+        self._reals = np.array([plan.early_stop, plan.misses, *safe])
+        self._k, self._ef = k, plan.ef
+        self._ids = numbers is not None
+        self._kept = (numbers, seeds)  # as long as their addresses are used
+
+    def answer(self, query: NDArray[np.float32], started_ns: int) -> Any:
+        """Answer one query of the right type and shape.
+
+        Returns
+        -------
+        tuple or None
+            Addresses, ids (None where they are texts), scores, and what it took: the fields of
+            :class:`~tiered_index.compiled.engine.Answered` from `margin` on, times in ns. None where the
+            query cannot be scaled, a file has become shorter, or too little was found.
+        """
+        k = self._k
+        rows, ids = np.empty(k, np.int64), np.empty(k, np.int64)
+        scores, told = np.empty(k, np.float32), np.empty(TOLD, np.float64)
+        if not query.flags.carray:  # another type, which would be compiled for
+            query = np.array(query)
+        while True:
+            found = answer_prepared(
+                self._fields, self._reals, room.fields, query, started_ns, rows, ids, scores, told
+            )
+            if found != GROW:
+                break
+            room.beam_of(2 * self._ef)
+            room.make_query(len(query))
+            if room.state[FULL]:
+                room.make_seen(2 * len(room.seen))
+                room.state[FULL] = 0
+        if found < k:
+            if found < 0:
+                return None
+            rows, ids, scores = rows[:found], ids[:found], scores[:found]
+        return rows, ids if self._ids else None, scores, told

@@ -1,0 +1,175 @@
+"""Searches that are prepared: all that is the same for each query was done before.
+
+Most calls of a service ask alike. What they ask is decided once, for a snapshot and for what is observed of
+its times; each query then takes one compiled call. Anything else, of a query or of an answer, goes the way
+of :func:`tiered_index.ask.ask`, which says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiered_index.by_road import enough_of
+from tiered_index.config import Budget
+from tiered_index.decision import Decision
+from tiered_index.outcome import Outcome, learn
+from tiered_index.planning import Planning
+from tiered_index.results import Hits, SearchResult, SearchStats
+from tiered_index.storage.snapshot import Snapshot
+from tiered_index.validate.vectors import prepare_queries
+
+LEARN_EVERY = 4
+"""One query of so many is learnt from: that takes as much of Python as the rest of a call."""
+
+_FLOAT32 = np.dtype(np.float32)
+_KEPT = 256
+
+_Called = tuple[
+    int, float | None, float | None, Budget | None, str | None, int | None, int | None, int | None
+]
+
+
+class Prepared:
+    """A search for one query at a time, as it was decided for a snapshot.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What is searched.
+    planning : Planning
+        What learns.
+    k : int
+        Results a query.
+    decision : Decision
+        How; deadlines are counted from the beginning of a call.
+    """
+
+    __slots__ = ("_answer", "_calls", "_decision", "_k", "_planning", "_shape", "_snapshot")
+
+    def __init__(self, snapshot: Snapshot, planning: Planning, k: int, decision: Decision) -> None:
+        self._snapshot = snapshot
+        self._planning = planning
+        self._k = k
+        self._decision = decision
+        self._calls = 0
+        self._shape = (snapshot.config.dim,)
+        self._answer: Callable[..., Any] | None = None
+        plan, config, road = decision.plan, snapshot.config, snapshot.scope.road
+        if plan.strategy != "graph" or road is None or config.dim != config.store_dim:
+            return
+        if road.takes(k, plan.ef, scan=False):
+            enough = enough_of(plan, k, snapshot.rows)
+            unit = config.metric == "cosine"
+            self._answer = road.prepare(k, plan, decision.limits, enough, unit=unit).answer
+
+    def search(self, query: Any, started_ns: int) -> SearchResult | None:
+        """Answer a query of float32; None where that takes another way."""
+        if self._answer is None or query.shape != self._shape:
+            return None
+        found = self._answer(query, started_ns)
+        if found is None:
+            return None
+        rows, ids, scores, told = found
+        snapshot, planning = self._snapshot, self._planning
+        if planning.due():
+            planning.keep(prepare_queries(query, snapshot.config)[0][0])
+        if ids is None:
+            ids = snapshot.ids(rows)
+        total_ms = (perf_counter_ns() - started_ns) / 1e6
+        hits = partial(self._hits, rows, scores, told, total_ms)
+        outcome = Outcome(self._decision, planning.chooser, self._k, hits, total_ms)
+        if planning.chooser is not None:
+            self._calls += 1
+            if self._calls % LEARN_EVERY == 0:
+                learn(self._decision, planning.chooser, self._k, outcome.hits)
+        return SearchResult(ids, scores, rows, self._decision.plan, snapshot, outcome)
+
+    def hits(self, query: NDArray[np.float32], started_ns: int) -> Hits | None:
+        """Answer a query of the right type and shape, and learn nothing of it."""
+        found = None if self._answer is None else self._answer(query, started_ns)
+        if found is None:
+            return None
+        rows, _, scores, told = found
+        return self._hits(rows, scores, told, (perf_counter_ns() - started_ns) / 1e6)
+
+    def _hits(
+        self,
+        rows: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        told: NDArray[np.float64],
+        total_ms: float,
+    ) -> Hits:
+        margin, missed, late, distances, rows_read, cold_rows, coarse_ns, rescore_ns = told.tolist()
+        stats = SearchStats(
+            total_ms=total_ms,
+            coarse_ms=coarse_ns / 1e6,
+            rescore_ms=rescore_ns / 1e6,
+            queries=1,
+            parts_walked=1,
+            parts_scanned=0,
+            rows_read=int(rows_read),
+            bytes_read=int(rows_read) * self._snapshot.row_bytes,
+            cold_rows=int(cold_rows),
+            distances=int(distances),
+        )
+        return Hits(rows[None], scores[None], self._decision.plan, stats, bool(late), margin, missed)
+
+
+class PreparedSearches:
+    """What an open index has prepared, by what calls ask.
+
+    Parameters
+    ----------
+    planning : Planning
+        What decides, and learns.
+    """
+
+    def __init__(self, planning: Planning) -> None:
+        self._planning = planning
+        self._known: dict[_Called, tuple[tuple[Any, ...], Prepared]] = {}
+
+    def search(self, snapshot: Snapshot, query: Any, called: _Called, started_ns: int) -> SearchResult | None:
+        """Answer one query; None where that takes another way.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+            What is searched.
+        query : ndarray, shape (dim,), float32
+            Anything else takes another way.
+        called : tuple
+            k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef and candidates, as given.
+        started_ns : int
+            ``perf_counter_ns()`` when the call came in.
+        """
+        if snapshot.scope.road is None or type(query) is not np.ndarray or query.dtype != _FLOAT32:
+            return None
+        chooser = self._planning.chooser
+        basis = snapshot, self._planning.epoch, None if chooser is None else chooser.feedback.state()
+        if type(called[0]) is not int:  # a number that is equal to one is not k
+            return None
+        try:
+            known = self._known.get(called)
+        except TypeError:  # what has no hash is no number and no budget
+            return None
+        if known is None or known[0] != basis:
+            if query.ndim != 1:
+                return None
+            known = basis, self._prepare(snapshot, called)
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[called] = known
+        return known[1].search(query, started_ns)
+
+    def _prepare(self, snapshot: Snapshot, called: _Called) -> Prepared:
+        k, latency_ms, min_recall, budget, profile, prefix_dim, ef, candidates = called
+        asked = self._planning.asked(budget, profile, latency_ms, min_recall)
+        fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates}
+        decision = self._planning.decide(snapshot, k, 1, asked, fixed, 0)
+        return Prepared(snapshot, self._planning, k, decision)
