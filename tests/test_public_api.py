@@ -17,9 +17,10 @@ PACKAGE = Path(ti.__file__).parent
 # From the top of the house to its ground: a module may import from its own layer and those after it.
 LAYERS = [
     ["__main__", "cli"],
-    ["cli_rows", "demo"],
+    ["cli_rows", "cli_text", "demo"],
     ["show"],
     ["__init__"],
+    ["text"],
     ["ingest"],
     ["opening", "sources", "progress"],
     ["index", "reader"],
@@ -34,7 +35,7 @@ LAYERS = [
     ["storage"],
     ["coarse", "full"],
     ["compiled", "filters", "machine", "validate", "planner", "testing"],
-    ["blas", "config", "limits", "mapped"],
+    ["blas", "config", "encoding", "limits", "mapped"],
     ["errors"],
 ]
 
@@ -45,11 +46,16 @@ def test_public_names_are_pinned() -> None:
         "Budget",
         "BudgetNotMetError",
         "Calibration",
+        "CallableEncoder",
         "CommitUncertainError",
         "ConfigMismatchError",
         "CorruptIndexError",
         "DimensionError",
         "DuplicateIdError",
+        "Encoder",
+        "EncoderError",
+        "EncoderIdentity",
+        "EncoderMismatchError",
         "Explanation",
         "FilterError",
         "Generation",
@@ -70,15 +76,20 @@ def test_public_names_are_pinned() -> None:
         "NoMergePolicy",
         "NonFiniteVectorError",
         "NotAnIndexError",
+        "OpenAIEncoder",
         "ParameterError",
         "Plan",
         "ReadOnlyError",
         "SearchResult",
         "SearchStats",
+        "SentenceTransformerEncoder",
         "SizeTieredPolicy",
         "SourceError",
         "StorageError",
         "StorageFullError",
+        "TextConfig",
+        "TextError",
+        "TextIndex",
         "TieredIndexError",
         "VectorRangeError",
         "VerifyReport",
@@ -104,7 +115,16 @@ def test_every_error_is_in_the_tree_and_public() -> None:
 def test_importing_is_light() -> None:
     code = "import sys, tiered_index; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"torch", "sentence_transformers", "pandas", "transformers", "typer", "rich", "matplotlib"}
+    heavy = {
+        "torch",
+        "sentence_transformers",
+        "pandas",
+        "transformers",
+        "typer",
+        "rich",
+        "matplotlib",
+        "openai",
+    }
     assert heavy & set(loaded.stdout.split()) == set()
 
 

@@ -13,7 +13,7 @@ the full vectors live on disk, once, in plain Parquet that is mapped in place, a
 
 How the parts depend on each other, each only on those to its right::
 
-    index, ingest -> ask, explain -> planning, calibration -> search, exact, results -> storage
+    text -> index, ingest -> ask, explain -> planning, calibration -> search, exact, results -> storage
         -> coarse, full -> compiled, filters, planner, validate -> config, errors
 
 ``planner`` is given numbers and knows none of the tiers. ``coarse`` alone knows FAISS, ``compiled`` alone
@@ -25,6 +25,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from tiered_index.config import Budget, IndexConfig
+from tiered_index.encoding import EncoderIdentity, TextConfig
 from tiered_index.errors import (
     BudgetNotMetError,
     CommitUncertainError,
@@ -32,6 +33,8 @@ from tiered_index.errors import (
     CorruptIndexError,
     DimensionError,
     DuplicateIdError,
+    EncoderError,
+    EncoderMismatchError,
     FilterError,
     GenerationNotFoundError,
     IdError,
@@ -49,6 +52,7 @@ from tiered_index.errors import (
     SourceError,
     StorageError,
     StorageFullError,
+    TextError,
     TieredIndexError,
     VectorRangeError,
     ZeroVectorError,
@@ -64,6 +68,11 @@ from tiered_index.results import SearchResult, SearchStats
 from tiered_index.stats import IndexStats
 from tiered_index.storage.policy import MergePolicy, NoMergePolicy, SizeTieredPolicy
 from tiered_index.storage.verify import VerifyReport
+from tiered_index.text.callables import CallableEncoder
+from tiered_index.text.encoder import Encoder
+from tiered_index.text.index import TextIndex
+from tiered_index.text.openai_encoder import OpenAIEncoder
+from tiered_index.text.sentence_transformer import SentenceTransformerEncoder
 
 __version__ = version("tiered-index")
 
@@ -71,11 +80,16 @@ __all__ = [
     "Budget",
     "BudgetNotMetError",
     "Calibration",
+    "CallableEncoder",
     "CommitUncertainError",
     "ConfigMismatchError",
     "CorruptIndexError",
     "DimensionError",
     "DuplicateIdError",
+    "Encoder",
+    "EncoderError",
+    "EncoderIdentity",
+    "EncoderMismatchError",
     "Explanation",
     "FilterError",
     "Generation",
@@ -96,15 +110,20 @@ __all__ = [
     "NoMergePolicy",
     "NonFiniteVectorError",
     "NotAnIndexError",
+    "OpenAIEncoder",
     "ParameterError",
     "Plan",
     "ReadOnlyError",
     "SearchResult",
     "SearchStats",
+    "SentenceTransformerEncoder",
     "SizeTieredPolicy",
     "SourceError",
     "StorageError",
     "StorageFullError",
+    "TextConfig",
+    "TextError",
+    "TextIndex",
     "TieredIndexError",
     "VectorRangeError",
     "VerifyReport",

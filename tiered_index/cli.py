@@ -16,6 +16,7 @@ from rich.table import Table
 
 import tiered_index as ti
 from tiered_index.cli_rows import AsJson, IndexPath, Where, errors, filter_of, keys_of, rows_app
+from tiered_index.cli_text import EncoderName, TextColumn, ingest_texts
 from tiered_index.show import (
     err,
     out,
@@ -39,6 +40,7 @@ Like = Annotated[str | None, typer.Option(help="Search with the vector of the ro
 VectorFile = Annotated[
     Path | None, typer.Option(help="A .npy file with the query, or '-': a JSON array on standard input.")
 ]
+Text = Annotated[str | None, typer.Option(help="Search with a text, through the index's encoder.")]
 VectorRow = Annotated[int, typer.Option(help="Which row of the .npy file.")]
 HowMany = Annotated[int, typer.Option("-k", help="How many hits.")]
 BudgetMs = Annotated[float | None, typer.Option(help="Milliseconds the search may take.")]
@@ -52,6 +54,8 @@ app.add_typer(rows_app)
 def ingest(
     source: Annotated[str, typer.Argument(help="A Parquet file, a folder or glob of them, or a .npy file.")],
     index: IndexPath,
+    text_column: TextColumn = None,
+    encoder: EncoderName = None,
     id_column: Annotated[str, typer.Option(help="Column of ids; '' numbers the rows.")] = "id",
     vector_column: Annotated[str | None, typer.Option(help="Column of vectors; found if not given.")] = None,
     column: Annotated[
@@ -68,22 +72,16 @@ def ingest(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add vectors to an index, creating it if need be."""
+    """Add vectors, or texts through an encoder, to an index, creating it if need be."""
+    settings: dict[str, Any] = {"prefix_dim": prefix_dim, "store_dim": store_dim, "dtype": dtype}
+    how: dict[str, Any] = {"columns": column, "skip_existing": skip_existing}
+    how |= {"progress": False if quiet else None, "calibrate_seconds": calibrate_seconds}
+    settings["metric"], how["id_column"] = metric, id_column or None
     with errors():
-        report = ti.ingest(
-            source,
-            index,
-            id_column=id_column or None,
-            vector_column=vector_column,
-            columns=column,
-            metric=metric,
-            prefix_dim=prefix_dim,
-            store_dim=store_dim,
-            dtype=dtype,
-            skip_existing=skip_existing,
-            progress=False if quiet else None,
-            calibrate_seconds=calibrate_seconds,
-        )
+        if text_column is None and encoder is None:
+            report = ti.ingest(source, index, vector_column=vector_column, **settings, **how)
+        else:
+            report = ingest_texts(source, index, encoder, text_column, vector_column, settings, how)
     if as_json:
         print_json(report)
     else:
@@ -97,6 +95,7 @@ def search(
     like: Like = None,
     vector: VectorFile = None,
     row: VectorRow = 0,
+    text: Text = None,
     k: HowMany = 10,
     budget_ms: BudgetMs = None,
     min_recall: MinRecall = None,
@@ -109,9 +108,9 @@ def search(
     exact: Annotated[bool, typer.Option(help="Score every full vector.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search with a stored row's vector, or with one from a file."""
+    """Search with a text, a stored row's vector, or one from a file."""
     with errors(), ti.open(index, mode="r") as opened:
-        query = _query(opened, like, vector, row)
+        query = _query(opened, like, vector, row, text)
         fixed: dict[str, Any] = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates}
         asked: dict[str, Any] = {"latency_budget_ms": budget_ms, "min_recall": min_recall}
         groups: dict[str, Any] = {"group_by": group_by, "group_size": group_size}
@@ -133,6 +132,7 @@ def explain(
     like: Like = None,
     vector: VectorFile = None,
     row: VectorRow = 0,
+    text: Text = None,
     k: HowMany = 10,
     budget_ms: BudgetMs = None,
     min_recall: MinRecall = None,
@@ -142,7 +142,8 @@ def explain(
 ) -> None:
     """Show the plan a search would take and what it beat; with a query, also what it took."""
     with errors(), ti.open(index, mode="r") as opened:
-        query = None if like is None and vector is None else _query(opened, like, vector, row)
+        asks = any(given is not None for given in (like, vector, text))
+        query = _query(opened, like, vector, row, text) if asks else None
         asked: dict[str, Any] = {"latency_budget_ms": budget_ms, "min_recall": min_recall}
         explanation = opened.explain(query, k, exact=exact, where=filter_of(where), **asked)
     if as_json:
@@ -206,6 +207,9 @@ def info(
         f"[bold]{escape(str(index))}[/]: {stats.rows:,} rows of {config.dim} dimensions{kept}, "
         f"{config.metric}, {config.dtype}; {segments(stats)}, generation {stats.generation}"
     )
+    if stats.text is not None:
+        kept = "not kept" if stats.text.column is None else f"in the column {stats.text.column!r}"
+        out.print(escape(f"encoder: {stats.text.encoder}; texts {kept}"), soft_wrap=True)
     if stats.columns:
         out.print("columns: " + ", ".join(f"{n} ({escape(kind)})" for n, kind in stats.columns.items()))
     table = Table("tier", "what", "memory", "disk", box=None, pad_edge=False)
@@ -310,9 +314,11 @@ def demo(
         out.print('ask your own: tiered-index demo --query "..."' + (f" --dir {folder}" if folder else ""))
 
 
-def _query(index: ti.Index, like: str | None, vector: Path | None, row: int) -> Any:
-    if (like is None) == (vector is None):
-        raise ti.ParameterError("give either --like ID or --vector FILE")
+def _query(index: ti.Index, like: str | None, vector: Path | None, row: int, text: str | None) -> Any:
+    if sum(given is not None for given in (like, vector, text)) != 1:
+        raise ti.ParameterError("give one of --text TEXT, --like ID and --vector FILE")
+    if text is not None:
+        return ti.TextIndex.over(index).encode_queries(text)
     if like is not None:
         found = index.get(keys_of(index, [like]), include_vectors=True)
         if not found.num_rows:

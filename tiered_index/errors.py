@@ -12,9 +12,12 @@
     │   ├── DuplicateIdError                an id twice in the batch, or already in the index
     │   ├── MetadataError                   unknown or missing columns, values of another type
     │   ├── FilterError                     an unknown column or operator, a value that does not fit
+    │   ├── TextError                       a text that is no string
     │   ├── ParameterError                  k, ef, candidates, prefix_dim, ... out of range
     │   └── SourceError                     a source for ingestion that cannot be read
     ├── ConfigMismatchError (ValueError)    opened with settings other than the index was made with
+    │   └── EncoderMismatchError            ... with an encoder other than the one its vectors are from
+    ├── EncoderError                        an encoder that fails, or returns something else than was asked
     ├── IndexNotFoundError (FileNotFoundError)
     ├── NotAnIndexError                     the path is a file, or a folder of something else
     ├── IndexClosedError                    use after close()
@@ -58,12 +61,16 @@ class InvalidInputError(TieredIndexError, ValueError):
 
     def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
         self.rows = tuple(int(row) for row in rows[:MAX_ROWS_NAMED])
-        if self.rows:
-            label = "row" if len(rows) == 1 else "rows"
-            named = ", ".join(map(str, self.rows))
-            more = f" and {len(rows) - len(self.rows)} more" if len(rows) > len(self.rows) else ""
-            message = f"{message} ({label} {named}{more})"
-        super().__init__(message)
+        super().__init__(_with_rows(message, rows))
+
+
+def _with_rows(message: str, rows: Sequence[int]) -> str:
+    if not rows:
+        return message
+    label = "row" if len(rows) == 1 else "rows"
+    named = ", ".join(str(int(row)) for row in rows[:MAX_ROWS_NAMED])
+    more = f" and {len(rows) - MAX_ROWS_NAMED} more" if len(rows) > MAX_ROWS_NAMED else ""
+    return f"{message} ({label} {named}{more})"
 
 
 class DimensionError(InvalidInputError):
@@ -98,6 +105,10 @@ class FilterError(InvalidInputError):
     """A filter with an unknown column or operator, or a value that does not fit its column."""
 
 
+class TextError(InvalidInputError):
+    """A text that is no string, or texts that are no sequence of them."""
+
+
 class ParameterError(InvalidInputError):
     """A setting or search parameter out of its range."""
 
@@ -108,6 +119,27 @@ class SourceError(InvalidInputError):
 
 class ConfigMismatchError(TieredIndexError, ValueError):
     """The index was made with other settings than the ones it is opened with."""
+
+
+class EncoderMismatchError(ConfigMismatchError):
+    """The index's vectors are another encoder's than the one it is opened with."""
+
+
+class EncoderError(TieredIndexError):
+    """An encoder failed, or returned something else than one finite vector a text; nothing has changed.
+
+    Attributes
+    ----------
+    rows : tuple of int
+        The first texts it was about, counted from zero; empty where it was about none in particular.
+    message : str
+        The message without the rows.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+        self.rows = tuple(int(row) for row in rows[:MAX_ROWS_NAMED])
+        self.message = message
+        super().__init__(_with_rows(message, rows))
 
 
 class IndexNotFoundError(TieredIndexError, FileNotFoundError):

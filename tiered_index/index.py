@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
+from tiered_index.encoding import TextConfig
 from tiered_index.errors import ParameterError
 from tiered_index.planner.model import Calibration
 from tiered_index.reader import Reader
@@ -93,7 +94,13 @@ class Index(Reader):
 
         return self._writer.run(change)
 
-    def write(self, batches: Callable[[Intake], Iterable[RowBatch]], *, replace: bool = False) -> int:
+    def write(
+        self,
+        batches: Callable[[Intake], Iterable[RowBatch]],
+        *,
+        replace: bool = False,
+        text: TextConfig | None = None,
+    ) -> int:
         """Add a stream of checked batches as one commit; what `add` and ingestion are made of.
 
         Parameters
@@ -102,6 +109,8 @@ class Index(Reader):
             Given what checks rows against this index, returns the batches.
         replace : bool
             Whether rows take the place of those that have their ids.
+        text : TextConfig, optional
+            The encoder that the rows are from, which the index keeps.
 
         Returns
         -------
@@ -111,7 +120,7 @@ class Index(Reader):
 
         def change(transaction: Transaction) -> int:
             before = transaction.rows
-            transaction.add(batches(transaction.intake), replace=replace)
+            transaction.add(batches(transaction.intake), replace=replace, text=text)
             return transaction.rows - before
 
         return self._writer.run(change)

@@ -66,7 +66,8 @@ def ingest(
     ----------
     source : path, array or Arrow stream
         A Parquet file, a folder of them or a glob; a .npy file or 2-D array, whose rows are numbered; a
-        RecordBatchReader, a table or anything with ``__arrow_c_stream__``. Vectors may be lists of
+        RecordBatchReader, a table or anything with ``__arrow_c_stream__``; a ``datasets.Dataset`` or
+        ``IterableDataset`` of Hugging Face. Vectors may be lists of
         float16, float32 or float64, of fixed size or not.
     index : Index or path
         Where to.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from tiered_index.config import Dtype, Metric, in_range, make_config, one_of
+from tiered_index.encoding import TextConfig
 from tiered_index.errors import IndexNotFoundError
 from tiered_index.index import Index
 from tiered_index.storage.commit import Store
@@ -101,6 +103,11 @@ def open_index(
     )
     current = Current(store, snapshot)
     return Index(current, Writer(current, mode, keep_generations, merge_policy or SizeTieredPolicy()))
+
+
+def create_for_texts(path: str | os.PathLike[str], dim: int, text: TextConfig, **settings: Any) -> None:
+    """Create an index that knows its encoder; `settings` are those of :func:`open_index`, or None."""
+    Store(Path(path), Files()).create(make_config(dim, **settings), text)
 
 
 def index_exists(path: str | os.PathLike[str]) -> bool:

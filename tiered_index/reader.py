@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tiered_index.ask import ask
 from tiered_index.config import Budget, IndexConfig, in_range
+from tiered_index.encoding import TextConfig
 from tiered_index.errors import ParameterError
 from tiered_index.explain import Explanation, explain
 from tiered_index.grouping import grouped
@@ -250,6 +251,11 @@ class Reader:
     def config(self) -> IndexConfig:
         """The settings the index was made with."""
         return self._current.get().config
+
+    @property
+    def text(self) -> TextConfig | None:
+        """The encoder whose vectors these are, where that is known; see :class:`tiered_index.TextIndex`."""
+        return self._current.get().manifest.text
 
     @property
     def schema(self) -> pa.Schema:

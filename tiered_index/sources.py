@@ -1,10 +1,10 @@
-"""What can be ingested: Parquet files, .npy files and Arrow streams, as streams of columns."""
+"""What can be ingested, as streams of columns: Parquet, .npy files, Arrow streams, Hugging Face data sets."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ VECTOR_NAMES = ("vector", "embedding", "embeddings")
 
 
 class SourceBatch(NamedTuple):
-    """Columns of consecutive rows: ids (None: to be numbered), vectors, and metadata or None."""
+    """Columns of consecutive rows: ids (None: to be numbered), vectors (or texts), and metadata or None."""
 
     ids: Any
     vectors: Any
@@ -35,7 +35,7 @@ class Source(NamedTuple):
     Attributes
     ----------
     dim : int
-        Length of its vectors.
+        Length of its vectors; 0 for texts.
     half : bool
         Whether they are of half precision.
     rows : int or None
@@ -51,11 +51,15 @@ class Source(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Which columns to take: id (None: number the rows), vector (None: find it), metadata (None: all)."""
+    """Which columns to take: id (None: number the rows), vector (None: find it), metadata (None: all).
+
+    With `texts`, the vector column holds texts instead.
+    """
 
     id_column: str | None
     vector_column: str | None
     metadata: Sequence[str] | None
+    texts: bool = False
 
 
 def open_source(source: Any, columns: Columns) -> Source:
@@ -65,7 +69,7 @@ def open_source(source: Any, columns: Columns) -> Source:
     ----------
     source : path, array or Arrow stream
         A Parquet file, a folder of them or a glob; a .npy file; a 2-D array; a RecordBatchReader, a table, or
-        anything with ``__arrow_c_stream__``.
+        anything with ``__arrow_c_stream__``; a Dataset or IterableDataset of Hugging Face.
     columns : Columns
         Which columns to take.
 
@@ -76,15 +80,23 @@ def open_source(source: Any, columns: Columns) -> Source:
     """
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
-        return _npy(path) if path.endswith(".npy") else _parquet(_parquet_files(path), columns)
-    if isinstance(source, np.ndarray):
+        if not path.endswith(".npy"):
+            return _parquet(_parquet_files(path), columns)
+        if columns.texts:
+            raise SourceError(f"{path}: holds no texts")
+        return _npy(path)
+    if isinstance(source, np.ndarray) and not columns.texts:
         return _array(source, "the array")
     if isinstance(source, pa.RecordBatch | pa.Table):
         return _stream(source.__arrow_c_stream__, columns, source.num_rows)
     if hasattr(source, "__arrow_c_stream__"):
         return _stream(source.__arrow_c_stream__, columns, None)
+    if hasattr(source, "with_format") and hasattr(source, "iter"):
+        return _data_set(source, columns)
+    if hasattr(source, "with_format") and isinstance(source, Mapping):  # a DatasetDict
+        raise SourceError(f"a source must be one data set, not a dict of them: take one of {list(source)}")
     raise SourceError(
-        "a source must be a path, an array or an Arrow stream (__arrow_c_stream__), "
+        "a source must be a path, an array, an Arrow stream (__arrow_c_stream__) or a data set, "
         f"not {type(source).__name__}"
     )
 
@@ -130,15 +142,16 @@ def _parquet(paths: list[str], columns: Columns) -> Source:
             yield from _guarded(file.iter_batches(BATCH_ROWS, columns=names, use_threads=False), path)
 
     rows = 0
-    dim, half = 0, False
+    dim: int | None = None
+    half = False
     for path in paths:
         with _open_parquet(path) as file:
             rows += file.metadata.num_rows
             chosen = _choose(file.schema_arrow, columns, path)
-            if not dim and file.metadata.num_rows:
+            if dim is None and file.metadata.num_rows:
                 first = next(read(path, [chosen.vector]))[chosen.vector]
-                dim, half = _dim_of(first, path), _is_half(first.type)
-    if not dim:
+                dim, half = _dim_of(first, path, columns), _is_half(first.type)
+    if not rows:
         raise SourceError(f"{paths[0]}: no rows")
 
     def batches() -> Iterator[SourceBatch]:
@@ -147,7 +160,7 @@ def _parquet(paths: list[str], columns: Columns) -> Source:
                 chosen = _choose(file.schema_arrow, columns, path)
             yield from map(chosen.split, read(path, chosen.names))
 
-    return Source(dim, half, rows, batches)
+    return Source(dim or 0, half, rows, batches)
 
 
 def _open_parquet(path: str) -> pq.ParquetFile:
@@ -163,11 +176,32 @@ def _stream(open_stream: Callable[[], Any], columns: Columns, rows: int | None) 
         reader = pa.RecordBatchReader.from_stream(_Capsule(open_stream))
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise SourceError(f"the stream: cannot be read as Arrow columns: {error}") from error
-    chosen = _choose(reader.schema, columns, "the stream")
-    incoming = _guarded(reader, "the stream")
+    return _columns(reader, reader.schema, columns, rows, "the stream")
+
+
+def _data_set(data: Any, columns: Columns) -> Source:
+    """Open a data set of Hugging Face, in memory, on disk or streamed."""
+    name = "the data set"
+    tables = iter(data.with_format("arrow").iter(BATCH_ROWS))
+    first = next(tables, None)  # one that is streamed need not know its columns
+    if first is None:
+        raise SourceError(f"{name}: no rows")
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for table in chain([first], tables):
+            yield from table.cast(first.schema).to_batches()
+
+    return _columns(batches(), first.schema, columns, getattr(data, "num_rows", None), name)
+
+
+def _columns(
+    stream: Iterable[pa.RecordBatch], schema: pa.Schema, columns: Columns, rows: int | None, name: str
+) -> Source:
+    chosen = _choose(schema, columns, name)
+    incoming = _guarded(stream, name)
     first = next((batch for batch in incoming if batch.num_rows), None)
     if first is None:
-        raise SourceError("the stream: no rows")
+        raise SourceError(f"{name}: no rows")
     vectors = first[chosen.vector]
 
     def batches() -> Iterator[SourceBatch]:
@@ -175,7 +209,7 @@ def _stream(open_stream: Callable[[], Any], columns: Columns, rows: int | None) 
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield chosen.split(batch.slice(start, BATCH_ROWS))
 
-    return Source(_dim_of(vectors, "the stream"), _is_half(vectors.type), rows, batches)
+    return Source(_dim_of(vectors, name, columns), _is_half(vectors.type), rows, batches)
 
 
 def _guarded(batches: Iterable[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
@@ -220,7 +254,8 @@ def _choose(schema: pa.Schema, columns: Columns, name: str) -> _Chosen:
         )
     vector = columns.vector_column or _find_vector(schema, name)
     if vector not in schema.names:
-        raise SourceError(f"{name}: no column {vector!r} to take vectors from; there are {schema.names}")
+        what = "texts" if columns.texts else "vectors"
+        raise SourceError(f"{name}: no column {vector!r} to take {what} from; there are {schema.names}")
     if columns.metadata is None:
         metadata = [n for n in schema.names if n not in (columns.id_column, vector)]
         if columns.id_column is None and ID_COLUMN in metadata:
@@ -253,8 +288,15 @@ def _is_half(kind: pa.DataType) -> bool:
     return bool(_is_vector(kind) and pa.types.is_float16(kind.value_type))
 
 
-def _dim_of(vectors: pa.Array, name: str) -> int:
+def _dim_of(vectors: pa.Array, name: str, columns: Columns) -> int:
     kind = vectors.type
+    if columns.texts:
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (
+            pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)
+        ):
+            raise SourceError(f"{name}: texts must be strings, not {kind}")
+        return 0
     if pa.types.is_fixed_size_list(kind):
         return int(kind.list_size)
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tiered_index.config import IndexConfig
+from tiered_index.encoding import TextConfig
 from tiered_index.storage.segment import COARSE_FILE, COLUMNS_FILE, LOOKUP_FILE, ROWS_FILE
 from tiered_index.storage.snapshot import Snapshot
 
@@ -22,6 +23,8 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
         Rows that were deleted but still take room until their segments are merged.
     config : IndexConfig
         The settings.
+    text : TextConfig or None
+        The encoder whose vectors these are, and the column that keeps the texts, where that is known.
     id_kind : str or None
         "str" or "int64"; None before the first rows.
     columns : dict of str to str
@@ -42,6 +45,7 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
     segments: int
     generation: int
     config: IndexConfig
+    text: TextConfig | None
     id_kind: str | None
     columns: dict[str, str]
     coarse_codes_bytes: int
@@ -69,6 +73,7 @@ def index_stats(snapshot: Snapshot) -> IndexStats:
         segments=len(snapshot.segments),
         generation=manifest.generation,
         config=manifest.config,
+        text=manifest.text,
         id_kind=manifest.id_kind,
         columns={field.name: str(field.type) for field in snapshot.schema or ()},
         coarse_codes_bytes=sum(codes for codes, _ in memory),

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from tiered_index.config import IndexConfig
+from tiered_index.encoding import TextConfig
 from tiered_index.errors import (
     CommitUncertainError,
     CorruptIndexError,
@@ -95,7 +96,7 @@ class Store:
             raise CorruptIndexError(f"{self.manifests}: the manifests are missing, and there are segments")
         return False
 
-    def create(self, config: IndexConfig) -> Manifest:
+    def create(self, config: IndexConfig, text: TextConfig | None = None) -> Manifest:
         """Make the folders and commit the first, empty, generation."""
         try:
             missing = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
@@ -116,6 +117,7 @@ class Store:
             id_kind=None,
             metadata_schema=None,
             segments=(),
+            text=text,
         )
         self._publish(manifest)
         return manifest

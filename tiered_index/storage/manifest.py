@@ -9,11 +9,12 @@ import pyarrow as pa
 import xxhash
 
 from tiered_index.config import IdKind, IndexConfig
+from tiered_index.encoding import TextConfig
 from tiered_index.errors import CorruptIndexError
 from tiered_index.storage.files import FileEntry
 
-FORMAT_VERSION = 2
-"""1 had no columns.roaring; its writers would remove those as garbage."""
+FORMAT_VERSION = 3
+"""1 had no columns.roaring; its writers would remove those as garbage. 2 knew no encoders."""
 
 _NAME_DIGITS = 12
 _SUFFIX = ".json"
@@ -96,6 +97,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         The metadata columns, an Arrow schema message in base64; None until a first row decides.
     segments : tuple of SegmentEntry
         Oldest first.
+    text : TextConfig or None
+        Which encoder the vectors are from, where that is known.
     """
 
     format: int
@@ -107,6 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     id_kind: IdKind | None
     metadata_schema: str | None
     segments: tuple[SegmentEntry, ...]
+    text: TextConfig | None = None
 
     def schema(self) -> pa.Schema | None:
         """Return the metadata columns, or None before the first row."""

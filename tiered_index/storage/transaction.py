@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
+from tiered_index.encoding import TextConfig
 from tiered_index.errors import (
     CommitUncertainError,
     DuplicateIdError,
@@ -52,10 +53,11 @@ class Transaction:
         self._dead = BitMap()
         self._broken = False
         self._deleted: dict[int, BitMap] = {}
+        self._text = snapshot.manifest.text
         self.publishing = False
         """Whether the manifest may be in place."""
         manifest = snapshot.manifest
-        self.intake = Intake(manifest.config, manifest.id_kind, snapshot.schema)
+        self.intake = Intake(manifest.config, manifest.id_kind, snapshot.schema, self._refuse)
 
     @property
     def rows(self) -> int:
@@ -63,7 +65,9 @@ class Transaction:
         added = 0 if self._writer is None else self._writer.rows - len(self._dead)
         return self._snapshot.rows + added - sum(map(len, self._deleted.values()))
 
-    def add(self, batches: Iterable[RowBatch], *, replace: bool = False) -> None:
+    def add(
+        self, batches: Iterable[RowBatch], *, replace: bool = False, text: TextConfig | None = None
+    ) -> None:
         """Take rows, or none of them if anything is raised.
 
         Batches are taken one at a time.
@@ -74,15 +78,21 @@ class Transaction:
             Checked by :attr:`intake`.
         replace : bool
             Delete the rows that have these ids, instead of raising.
+        text : TextConfig, optional
+            The encoder they are from.
 
         Raises
         ------
+        ConfigMismatchError
+            The index's rows are another encoder's.
         DuplicateIdError
             An id is in the index and `replace` is false, or came before in `batches`.
         StorageError
             The disk failed.
         """
         self._check_whole()
+        if text is not None and self._text is not None:
+            self._text.check_same(text)
         first = 0 if self._writer is None else self._writer.rows
         dead, deleted = self._dead.copy(), {n: rows.copy() for n, rows in self._deleted.items()}
         decided = self.intake.id_kind, self.intake.schema
@@ -101,6 +111,7 @@ class Transaction:
             else:
                 self._writer.forget(first)
             raise
+        self._text = self._text or text
 
     def delete(self, ids: pa.Array, keys: Keys) -> int:
         """Delete rows by id; return how many there were."""
@@ -186,6 +197,7 @@ class Transaction:
                 segments=kept,
                 id_kind=self.intake.id_kind,
                 metadata_schema=None if schema is None else encode_schema(schema),
+                text=self._text,
             )
         except CommitUncertainError:
             raise
@@ -247,12 +259,8 @@ class Transaction:
                 f"id {batch.ids[int(again[0])].as_py()!r} came before in the same write",
                 (again + batch.first_row).tolist(),
             )
-        known = np.flatnonzero((mine >= 0) | (theirs >= 0))
-        if len(known) and not replace:
-            raise DuplicateIdError(
-                f"id {batch.ids[int(known[0])].as_py()!r} is in the index already",
-                (known + batch.first_row).tolist(),
-            )
+        if not replace:
+            _refuse_known(batch.ids, mine, theirs, batch.first_row)
         self._bury(mine, theirs)
         if self._writer is None:
             self._writer = SegmentWriter(
@@ -266,6 +274,9 @@ class Transaction:
         self._broken = True  # unless the append ends well, the new segment's file is not what it should be
         self._writer.append(batch)
         self._broken = False
+
+    def _refuse(self, ids: pa.Array, keys: Keys) -> None:
+        _refuse_known(ids, *self._find(ids, keys), 0)
 
     def _find(self, ids: pa.Array, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return each id's row in the new segment and its address in the snapshot; -1 if it is not there."""
@@ -288,3 +299,11 @@ class Transaction:
         addresses = theirs[theirs >= 0]
         for number, _, rows in self._snapshot.split(addresses):
             self._deleted.setdefault(number, BitMap()).update(rows.tolist())
+
+
+def _refuse_known(ids: pa.Array, mine: NDArray[np.int64], theirs: NDArray[np.int64], first_row: int) -> None:
+    known = np.flatnonzero((mine >= 0) | (theirs >= 0))
+    if len(known):
+        raise DuplicateIdError(
+            f"id {ids[int(known[0])].as_py()!r} is in the index already", (known + first_row).tolist()
+        )

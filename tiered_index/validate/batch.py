@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,10 +66,20 @@ class Intake:
         Kind of the index's ids; None while it has no rows.
     schema : pyarrow.Schema or None
         The index's metadata columns; None while it has no rows.
+    refuse_known : callable, optional
+        Raises DuplicateIdError if checked ids are in the index; so that rows which cost much to make are
+        not made in vain.
     """
 
-    def __init__(self, config: IndexConfig, id_kind: IdKind | None, schema: pa.Schema | None) -> None:
+    def __init__(
+        self,
+        config: IndexConfig,
+        id_kind: IdKind | None,
+        schema: pa.Schema | None,
+        refuse_known: Callable[[pa.Array, Keys], None] = lambda _ids, _keys: None,
+    ) -> None:
         self.config = config
+        self.refuse_known = refuse_known
         self.id_kind = id_kind
         self.schema = schema
 
