@@ -14,7 +14,7 @@ from tiered_index.testing import exact_top_k
 from .make_format import ROWS, content
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_index_of_every_format_version_opens(version: int, tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parent / f"format-{version}", tmp_path / "index")
     ids, vectors, metadata = content()
@@ -22,6 +22,8 @@ def test_an_index_of_every_format_version_opens(version: int, tmp_path: Path) ->
     left = [i for i in range(len(ids)) if i not in dead]
     with ti.open(tmp_path / "index") as index:
         assert index.verify().ok
+        named = None if index.text is None else (index.text.encoder.name, index.text.column)
+        assert named == (None if version < 3 else ("rows", None))
         assert [g.rows for g in index.generations()] == [0, ROWS, ROWS + 10, ROWS + 8]
         table = index.get(ids, include_vectors=True)
         assert table["id"].to_pylist() == [ids[i] for i in left]

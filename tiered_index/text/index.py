@@ -132,7 +132,7 @@ keep_generations, merge_policy
             raise
 
     @classmethod
-    def over(cls, index: Index, encoder: Any = None, *, text_column: str | None | UnsetType = UNSET) -> Self:
+    def over(cls, index: Index, encoder: Any = None, *, text_column: str | UnsetType | None = UNSET) -> Self:
         """Put an encoder in front of an open index; parameters and errors are those of :meth:`open`."""
         return cls(index, *_fitting(index, encoder, text_column))
 

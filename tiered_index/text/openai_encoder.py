@@ -122,14 +122,14 @@ class OpenAIEncoder:
                 vectors[row] = vector
         return vectors
 
-    def _ask(self, texts: list[str], first_row: int) -> list[list[float]]:
+    def _ask(self, texts: list[str], first_row: int) -> list[NDArray[np.float32]]:
         """Return a vector a text, in their order; the API may answer in another."""
         asked: dict[str, Any] = {} if self._dimensions is None else {"dimensions": self._dimensions}
         rows = range(first_row, first_row + len(texts))
         try:
             answer = self._client.embeddings.create(model=self.name, input=texts, **asked)
             answered = [item.index for item in answer.data]
-            vectors = [item.embedding for item in answer.data]
+            vectors = [np.array(list(item.embedding), np.float32) for item in answer.data]
         except Exception as error:  # openai's own, and ValueError or TypeError for what it cannot read
             raise EncoderError(
                 f"the service failed for {self.name!r}: {type(error).__name__}: {error}", rows
