@@ -8,10 +8,10 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import pytest
 
 import tiered_index as ti
+from tiered_index.validate.batch import BATCH_ROWS
 
 from .conftest import DIM
 
@@ -92,12 +92,20 @@ def test_what_cannot_be_read_is_a_source_error(rows: dict[str, Any], tmp_path: P
         with pytest.raises(ti.SourceError, match=said):
             ti.ingest(source, tmp_path / "i.tidx")
 
-    def changing() -> Iterator[pa.Table]:
-        yield {"id": 1, "embedding": [1.0] * DIM}
+
+@pytest.mark.parametrize("good", [1, BATCH_ROWS])
+def test_a_stream_that_goes_wrong_is_a_source_error(good: int, tmp_path: Path) -> None:
+    def changing() -> Iterator[dict[str, Any]]:
+        yield from ({"id": i, "embedding": [1.0] * DIM} for i in range(good))
         yield {"id": "two", "embedding": [1.0] * DIM}
 
-    with pytest.raises((ti.SourceError, ti.InvalidInputError, TypeError, pa.ArrowException)):
-        ti.ingest(datasets.IterableDataset.from_generator(changing), tmp_path / "i.tidx")
+    def lost() -> Iterator[dict[str, Any]]:
+        yield from ({"id": i, "embedding": [1.0] * DIM} for i in range(good))
+        raise ConnectionError("lost")
+
+    for generate, said in ((changing, "the data set: "), (lost, "reading failed: lost")):
+        with pytest.raises(ti.SourceError, match=said):
+            ti.ingest(datasets.IterableDataset.from_generator(generate), tmp_path / generate.__name__)
 
 
 def test_texts_of_a_data_set(rows: dict[str, Any], vectors: np.ndarray, tmp_path: Path) -> None:

@@ -182,14 +182,17 @@ def _stream(open_stream: Callable[[], Any], columns: Columns, rows: int | None) 
 def _data_set(data: Any, columns: Columns) -> Source:
     """Open a data set of Hugging Face, in memory, on disk or streamed."""
     name = "the data set"
-    tables = iter(data.with_format("arrow").iter(BATCH_ROWS))
+    tables = _guarded(data.with_format("arrow").iter(BATCH_ROWS), name)
     first = next(tables, None)  # one that is streamed need not know its columns
     if first is None:
         raise SourceError(f"{name}: no rows")
 
     def batches() -> Iterator[pa.RecordBatch]:
         for table in chain([first], tables):
-            yield from table.cast(first.schema).to_batches()
+            try:
+                yield from table.cast(first.schema).to_batches()
+            except ValueError as error:
+                raise SourceError(f"{name}: its columns change on the way: {error}") from error
 
     return _columns(batches(), first.schema, columns, getattr(data, "num_rows", None), name)
 
@@ -212,7 +215,7 @@ def _columns(
     return Source(_dim_of(vectors, name, columns), _is_half(vectors.type), rows, batches)
 
 
-def _guarded(batches: Iterable[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
+def _guarded(batches: Iterable[Any], name: str) -> Iterator[Any]:
     """Call a failure to read the source what it is; during a commit it would pass for the disk's."""
     try:
         yield from batches
