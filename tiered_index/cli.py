@@ -117,11 +117,12 @@ def search(
         which = filter_of(where)
         result = opened.search(query, k, exact=exact, where=which, **groups, **asked, **fixed)
         hits = result.to_arrow().to_pylist()
+        kept = opened.text.column if text is not None and opened.text else None
     if as_json:
         said = {"degraded_reason": result.degraded_reason, "estimated_recall": result.estimated_recall}
         print_json({"hits": hits, "plan": result.plan, "stats": result.stats, **said})
     else:
-        print_hits(hits, result.plan, result.stats.total_ms)
+        print_hits(hits, result.plan, result.stats.total_ms, None if kept is None else ("id", kept))
         if result.degraded_reason:
             out.print(f"[yellow]{escape(result.degraded_reason)}[/]")
 

@@ -16,6 +16,9 @@ from tiered_index.explain import HEADER, plan_words, rows_of
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+_BESIDE_TEXT = 32
+"""Columns of the terminal for rank, score and id."""
+
 
 def print_hits(
     hits: list[dict[str, Any]], plan: ti.Plan, ms: float, names: tuple[str, ...] | None = None
@@ -27,10 +30,16 @@ def print_hits(
         for name in shown:
             table.add_column(name, no_wrap=True)
         for hit in hits:
-            cells = [escape(str(hit[n])) for n in shown]
+            cells = [escape(_short(str(hit[n]))) for n in shown]
             table.add_row(str(hit["rank"]), f"{hit['score']:.4f}", *cells)
         out.print(table)
     out.print(f"[dim]plan: {plan_words(plan)}, {len(hits)} hits in {ms:.3f} ms[/]")
+
+
+def _short(cell: str) -> str:
+    """Cut a long text, which would leave no room for its score."""
+    most = max(out.width - _BESIDE_TEXT, _BESIDE_TEXT)
+    return cell if len(cell) <= most else cell[: most - 1] + "…"
 
 
 def print_explanation(explanation: ti.Explanation) -> None:

@@ -68,9 +68,6 @@ class TextRows:
     ------
     InvalidInputError
         One of its subclasses, naming value and rows; nothing was encoded.
-    EncoderError
-        For the first of the texts. They are encoded here, without the writer's lock, so that threads which
-        add a few each encode at the same time.
     """
 
     def __init__(self, encoding: Encoding, ids: Any, texts: Any, metadata: Any) -> None:
@@ -83,10 +80,22 @@ class TextRows:
         check_distinct(self._ids, self._keys)
         self._metadata = metadata
         _check_free(metadata, encoding.config.column)
-        self._first = encoding.documents(self._texts[:ENCODE_ROWS], 0) if len(self) else None
+        self._first: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self._texts)
+
+    def begin(self, shown: Progress) -> None:
+        """Encode the first part, without the writer's lock: threads that add a few encode at the same time.
+
+        Raises
+        ------
+        EncoderError
+            The encoder failed, or returned something else than was asked.
+        """
+        if len(self):
+            self._first = self._encoding.documents(self._texts[:ENCODE_ROWS], 0)
+            shown.update(len(self._first))
 
     def batches(self, intake: Intake, shown: Progress, *, replace: bool) -> Iterator[RowBatch]:
         """Yield checked rows; what can be refused without their vectors is refused before there are any."""

@@ -298,6 +298,7 @@ keep_generations, merge_policy
     def _write(self, ids: Any, texts: Any, metadata: Any, progress: bool | None, *, replace: bool) -> None:
         rows = TextRows(self._encoding, ids, texts, metadata)
         shown = Progress(len(rows), False if progress is None and len(rows) <= ENCODE_ROWS else progress)
+        rows.begin(shown)
         self.index.write(
             lambda intake: rows.batches(intake, shown, replace=replace),
             replace=replace,

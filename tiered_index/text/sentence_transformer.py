@@ -127,9 +127,8 @@ def _load(model: str, device: str | None) -> Any:
     try:
         return SentenceTransformer(model, device=device)
     except Exception as error:  # of the hub, the network, the file format: of no common kind
-        raise EncoderError(
-            f"the model {model!r} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
+        said = " ".join(str(error).split())
+        raise EncoderError(f"the model {model!r} cannot be loaded: {type(error).__name__}: {said}") from error
 
 
 def _lasting(model: str) -> str:
