@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from tiered_index.errors import SourceError
 from tiered_index.validate.batch import BATCH_ROWS
-from tiered_index.validate.metadata import ID_COLUMN
+from tiered_index.validate.metadata import ID_COLUMN, is_text
 
 VECTOR_NAMES = ("vector", "embedding", "embeddings")
 """Column names that are looked for where none is given and several columns hold lists of numbers."""
@@ -294,10 +294,7 @@ def _is_half(kind: pa.DataType) -> bool:
 def _dim_of(vectors: pa.Array, name: str, columns: Columns) -> int:
     kind = vectors.type
     if columns.texts:
-        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (
-            pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)
-        ):
+        if not is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
             raise SourceError(f"{name}: texts must be strings, not {kind}")
         return 0
     if pa.types.is_fixed_size_list(kind):

@@ -116,7 +116,9 @@ def test_a_failed_first_write_keeps_no_encoder(tmp_path: Path) -> None:
     with ti.open(tmp_path / "v", dim=DIM) as index:
         with pytest.raises(ti.EncoderError):
             ti.TextIndex.over(index, ti.CallableEncoder(lambda t: None, dim=DIM)).add_texts([1], ["a"])
-        ti.TextIndex.over(index, other).add_texts([], [])
+        with index.batch():
+            ti.TextIndex.over(index, other).add_texts([], [])
+            index.add([7], encode(["seven"]), {"text": ["seven"]})
         assert index.text is None
         ti.TextIndex.over(index, SAME).add_texts([1], ["a"])
         assert index.schema.names == ["text"]

@@ -4,7 +4,7 @@
 
     news.tidx/
       lock                        held by the writer, never removed
-      manifests/000000000007.json one file a generation: settings, columns, segments, digests
+      manifests/000000000007.json one file a generation: settings, encoder, columns, segments, digests
       segments/<name>/
         rows.parquet              id, metadata columns, full vectors (mapped in place)
         coarse.faiss              bf16 codes of the prefixes, and their HNSW graph

@@ -111,7 +111,8 @@ class Transaction:
             else:
                 self._writer.forget(first)
             raise
-        self._text = self._text or text
+        if self._writer is not None and self._writer.rows > first:
+            self._text = self._text or text
 
     def delete(self, ids: pa.Array, keys: Keys) -> int:
         """Delete rows by id; return how many there were."""

@@ -15,6 +15,7 @@ from tiered_index.errors import EncoderError, ParameterError, TextError, TieredI
 from tiered_index.text.callables import CallableEncoder
 from tiered_index.text.openai_encoder import OpenAIEncoder
 from tiered_index.text.sentence_transformer import SentenceTransformerEncoder
+from tiered_index.validate.metadata import is_text
 
 
 @runtime_checkable
@@ -190,11 +191,6 @@ def text_array(texts: Any, first_row: int = 0) -> pa.Array:
     except UnicodeEncodeError as error:
         row = next(row for row, text in enumerate(found) if not _is_unicode(text))
         raise TextError(f"texts must be valid Unicode: {error}", [first_row + row]) from error
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether a type is one of Arrow's for strings."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_unicode(text: str) -> bool:

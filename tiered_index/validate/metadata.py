@@ -180,7 +180,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, first_row: int) -> pa.Chunke
     if pa.types.is_null(column.type):
         return pa.chunked_array([pa.nulls(len(column), field.type)])
     column = _decoded(column)
-    if _is_text(field.type) != _is_text(column.type):  # Arrow would cast 1 to "1" and "1" to 1
+    if is_text(field.type) != is_text(column.type):  # Arrow would cast 1 to "1" and "1" to 1
         row = next((i for i, value in enumerate(column) if value.is_valid), None)
         if row is None:
             return pa.chunked_array([pa.nulls(len(column), field.type)])
@@ -195,7 +195,8 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, first_row: int) -> pa.Chunke
         ) from error
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a type is one of Arrow's for strings."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
