@@ -478,6 +478,7 @@ def test_every_error_is_a_tiered_index_error(error: type[Exception]) -> None:
     [
         (ti.InvalidInputError, ValueError),
         (ti.ConfigMismatchError, ValueError),
+        (ti.EncoderMismatchError, ti.ConfigMismatchError),
         (ti.IndexNotFoundError, FileNotFoundError),
         (ti.StorageError, OSError),
         (ti.CorruptIndexError, ti.StorageError),
@@ -501,6 +502,7 @@ def test_all_errors_about_arguments_are_invalid_input() -> None:
         "DuplicateIdError",
         "MetadataError",
         "FilterError",
+        "TextError",
         "ParameterError",
         "SourceError",
     }
