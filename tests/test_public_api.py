@@ -17,13 +17,15 @@ PACKAGE = Path(ti.__file__).parent
 # From the top of the house to its ground: a module may import from its own layer and those after it.
 LAYERS = [
     ["__main__", "cli"],
+    ["cli_rebuild"],
     ["cli_rows", "demo"],
     ["show"],
     ["__init__"],
     ["ingest"],
-    ["opening", "sources", "progress"],
+    ["opening", "sampling", "progress"],
+    ["sources"],
     ["index", "reader"],
-    ["ask", "explain", "grouping", "recalibrate"],
+    ["ask", "explain", "grouping", "rebuilding", "recalibrate"],
     ["calibration"],
     ["prepared"],
     ["outcome", "planning"],
@@ -34,7 +36,7 @@ LAYERS = [
     ["storage"],
     ["coarse", "full"],
     ["compiled", "filters", "machine", "validate", "planner", "testing"],
-    ["blas", "config", "limits", "mapped"],
+    ["blas", "config", "limits", "mapped", "rotation"],
     ["errors"],
 ]
 

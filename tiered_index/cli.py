@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import tiered_index as ti
+from tiered_index.cli_rebuild import Rotated, rebuild_app
 from tiered_index.cli_rows import AsJson, IndexPath, Where, errors, filter_of, keys_of, rows_app
 from tiered_index.show import (
     err,
@@ -46,6 +47,7 @@ MinRecall = Annotated[float | None, typer.Option(help="Recall the search must re
 
 
 app.add_typer(rows_app)
+app.add_typer(rebuild_app)
 
 
 @app.command()
@@ -61,6 +63,7 @@ def ingest(
     prefix_dim: Annotated[int | None, typer.Option(help="Dimensions in memory.")] = None,
     store_dim: Annotated[int | None, typer.Option(help="Dimensions kept on disk.")] = None,
     dtype: Annotated[Literal["float32", "float16"] | None, typer.Option(help="Type on disk.")] = None,
+    rotation: Rotated = None,
     skip_existing: Annotated[bool, typer.Option(help="Pass over ids that the index holds.")] = False,
     calibrate_seconds: Annotated[
         float, typer.Option(help="About how long plans may be measured at the end; 0 leaves it out.")
@@ -80,6 +83,7 @@ def ingest(
             prefix_dim=prefix_dim,
             store_dim=store_dim,
             dtype=dtype,
+            rotation=rotation,
             skip_existing=skip_existing,
             progress=False if quiet else None,
             calibrate_seconds=calibrate_seconds,
@@ -212,9 +216,10 @@ def info(
     for name in ("memory", "disk"):
         table.columns[2 if name == "memory" else 3].justify = "right"
     coarse = stats.coarse_codes_bytes + stats.coarse_graph_bytes
+    turned = "" if config.rotation == "none" else "rotated "
     table.add_row(
         "coarse",
-        f"{config.prefix_dim}-dim bf16 prefixes {size_of(stats.coarse_codes_bytes)}, "
+        f"{config.prefix_dim}-dim {turned}bf16 prefixes {size_of(stats.coarse_codes_bytes)}, "
         f"graph {size_of(stats.coarse_graph_bytes)}",
         size_of(coarse),
         size_of(stats.coarse_disk_bytes),

@@ -31,11 +31,13 @@ from tiered_index.errors import (
 )
 from tiered_index.storage.files import Files
 from tiered_index.storage.manifest import (
-    FORMAT_VERSION,
+    PLAIN_VERSION,
+    ROTATION,
     Manifest,
     decode,
     encode,
     file_name,
+    format_of,
     generation_of,
 )
 from tiered_index.storage.snapshot import Snapshot
@@ -85,7 +87,7 @@ class Store:
             raise storage_error(f"{self.root}: cannot be listed", error) from error
         if MANIFESTS in names and self.generations():
             return True
-        strangers = {name for name in names if not name.startswith(CALIBRATION)}
+        strangers = {name for name in names if not name.startswith((CALIBRATION, ROTATION))}
         strangers -= {MANIFESTS, SEGMENTS, "lock"}
         if strangers:
             raise NotAnIndexError(
@@ -107,7 +109,7 @@ class Store:
         except OSError as error:
             raise storage_error(f"{self.root}: cannot make the index", error) from error
         manifest = Manifest(
-            format=FORMAT_VERSION,
+            format=PLAIN_VERSION,
             store_id=secrets.token_hex(16),
             generation=1,
             parent=0,
@@ -208,12 +210,12 @@ class Store:
         """
         manifest = msgspec.structs.replace(
             previous,
-            format=FORMAT_VERSION,
             generation=previous.generation + 1,
             parent=previous.generation,
             created=_now(),
             **changes,
         )
+        manifest = msgspec.structs.replace(manifest, format=format_of(manifest))
         self._publish(manifest)
         return manifest
 

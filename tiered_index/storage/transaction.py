@@ -55,7 +55,7 @@ class Transaction:
         self.publishing = False
         """Whether the manifest may be in place."""
         manifest = snapshot.manifest
-        self.intake = Intake(manifest.config, manifest.id_kind, snapshot.schema)
+        self.intake = Intake(manifest.config, manifest.id_kind, snapshot.schema, snapshot.directions)
 
     @property
     def rows(self) -> int:
