@@ -24,14 +24,20 @@ def content() -> tuple[list[str], np.ndarray, dict[str, list]]:
 
 
 def main() -> None:
-    """Make a graph segment, a small one, tombstones of both, and an earlier generation."""
+    """Make a graph segment, a small one, tombstones of both, a new coarse tier, and earlier generations."""
     ids, vectors, metadata = content()
     with ti.open(
-        FOLDER, dim=DIM, graph_degree=4, ef_construction=16, merge_policy=ti.NoMergePolicy()
+        FOLDER,
+        dim=DIM,
+        graph_degree=4,
+        ef_construction=16,
+        merge_policy=ti.NoMergePolicy(),
+        keep_generations=8,
     ) as index:
         for part in (slice(0, ROWS), slice(ROWS, None)):
             index.add(ids[part], vectors[part], {name: values[part] for name, values in metadata.items()})
         index.delete(["id-1", f"id-{ROWS}"])
+        index.rebuild_coarse(rotation="pca")
 
 
 if __name__ == "__main__":
