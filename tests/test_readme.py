@@ -49,6 +49,7 @@ def test_the_commands_it_names_exist() -> None:
         "info",
         "ingest",
         "optimize",
+        "rebuild",
         "search",
         "verify",
     }

@@ -248,7 +248,7 @@ class Reader:
 
     @property
     def config(self) -> IndexConfig:
-        """The settings the index was made with."""
+        """The settings, as of the generation that is searched."""
         return self._current.get().config
 
     @property
