@@ -162,7 +162,7 @@ class Index(Reader):
         other writes wait. Later writes use the new settings, as :attr:`config` tells them.
 
         Where plans were measured before, they are measured again, with the same queries; until that is
-        done, searches are answered as if nothing had been measured. Generations that are not kept are removed.
+        done, searches are answered as if nothing had been measured. Generations that are not kept go.
 
         Parameters
         ----------
