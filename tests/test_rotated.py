@@ -287,6 +287,21 @@ def test_ingestion_fits_to_what_comes(
         np.testing.assert_allclose(np.abs(index._current.get().directions), np.abs(expected), atol=1e-3)
 
 
+def test_ingestion_that_keeps_fewer_dimensions_fits_to_those(tmp_path: Path, many: np.ndarray) -> None:
+    path = tmp_path / "i.tidx"
+    ti.ingest(
+        many[:500], path, id_column=None, store_dim=40, prefix_dim=WIDTH, dtype="float16", rotation="pca"
+    )
+    with ti.open(path, mode="r") as index:
+        assert index._current.get().directions.shape == (WIDTH, 40)
+        found = index.search(many[:20], k=3, candidates=60)
+        kept = many[:500, :40].astype(np.float16).astype(np.float32)
+        truth, _ = exact_top_k(kept, many[:20, :40], 3)
+        assert found.plan.strategy == "scan"
+        assert recall_at_k(found.ids, truth) > 0.95
+        assert index.verify().ok
+
+
 def test_ingestion_into_an_index_without_rows_or_with_the_rotation(tmp_path: Path, many: np.ndarray) -> None:
     with ti.open(tmp_path / "i.tidx", dim=DIM, prefix_dim=WIDTH) as index:
         with pytest.raises(ti.DimensionError, match="60 dimensions, the index 64"):
