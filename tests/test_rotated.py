@@ -26,7 +26,7 @@ from tiered_index.storage import road
 from tiered_index.storage.files import Files
 from tiered_index.storage.rotation import directions, write_rotation
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
-from tiered_index.validate.vectors import prefixes_of
+from tiered_index.validate.vectors import prefixes_of, prepare_vectors, prepared_again
 
 from .conftest import DIM
 
@@ -227,6 +227,29 @@ def test_plans_are_measured_with_the_rotation(make_index: Make, many: np.ndarray
     assert max(max(one.recall[10]) for one in walked) > 0.95
     assert index.verify().ok
     assert len(asked) == 40
+
+
+def test_rows_that_lie_across_all_directions_are_kept(make_index: Make) -> None:
+    """They are refused when they come in, but stay where they came before the rotation."""
+    vectors = np.zeros((60, DIM), np.float32)
+    vectors[:50, :8] = np.random.default_rng(0).normal(size=(50, 8))
+    vectors[50:, 40:50] = np.eye(10)
+    index = make_index(prefix_dim=DIM)
+    index.add(range(60), vectors)
+    index.rebuild_coarse(8, rotation="pca")
+    assert index.search(vectors[:50], k=1, candidates=10).ids[:, 0].tolist() == list(range(50))
+    assert index.search(vectors[50:], k=1, exact=True).ids[:, 0].tolist() == list(range(50, 60))
+    assert index.verify().ok
+    index.delete(range(10))
+    index.optimize()
+    assert (len(index), index.verify().ok) == (50, True)
+    turned = np.zeros((8, DIM), np.float32)
+    turned[:, :8] = np.eye(8)
+    prepared = prepared_again(vectors, index.config, turned)
+    assert not prepared.prefixes[50:].any()
+    np.testing.assert_allclose(np.linalg.norm(prepared.prefixes[:50], axis=1), 1.0, rtol=1e-6)
+    with pytest.raises(ti.ZeroVectorError, match=r"first 8 dimensions, after the rotation, .*row 52"):
+        prepare_vectors(vectors[50:51], index.config, 52, turned)
 
 
 @pytest.mark.parametrize("rows", [0, WIDTH - 1])

@@ -183,7 +183,7 @@ class Index(Reader):
             Nothing is given, a setting is out of range, or there are fewer rows than `prefix_dim` to fit a
             rotation to; nothing has changed, as with each of these errors but the last.
         ZeroVectorError
-            A row's new prefix would be zero, under cosine; its id is named.
+            A row's new prefix would be zero, under cosine and without a rotation; its id is named.
         CorruptIndexError
             Vectors are not those that were written.
         StorageError

@@ -85,9 +85,14 @@ def prepare_vectors(
 def prepared_again(
     stored: NDArray[Any], config: IndexConfig, directions: Floats | None = None, first_row: int = 0
 ) -> PreparedVectors:
-    """Return stored vectors, which were checked when they came in, with their prefixes and norms."""
+    """Return stored vectors, which were checked when they came in, with their prefixes and norms.
+
+    After a rotation a prefix may be zero: one that is hardly more was taken when it came in, and what a
+    product makes of it depends on the rows beside it.
+    """
     kept = stored.astype(np.float32, copy=False)
-    return _prepared(stored, kept, row_norms(kept), config, first_row, directions)
+    may_be_zero = directions is not None
+    return _prepared(stored, kept, row_norms(kept), config, first_row, directions, may_be_zero=may_be_zero)
 
 
 def _prepared(
@@ -97,18 +102,20 @@ def _prepared(
     config: IndexConfig,
     first_row: int,
     directions: Floats | None,
+    *,
+    may_be_zero: bool = False,
 ) -> PreparedVectors:
     prefixes = kept[:, : config.prefix_dim] if directions is None else product(kept, directions.T)
     if config.metric == "dot":
         return PreparedVectors(stored, np.ascontiguousarray(prefixes), None)
     _raise_rows(ZeroVectorError, "a zero vector has no cosine", norms < _SMALLEST_NORM, first_row)
     prefix_norms = row_norms(prefixes)
-    _raise_rows(
-        ZeroVectorError,
-        f"the first {config.prefix_dim} dimensions{_turned(directions)} are zero and have no cosine",
-        prefix_norms < _SMALLEST_NORM,
-        first_row,
-    )
+    zero = prefix_norms < _SMALLEST_NORM
+    if may_be_zero:
+        prefix_norms[zero] = np.inf
+    else:
+        message = f"the first {config.prefix_dim} dimensions{_turned(directions)} are zero and have no cosine"
+        _raise_rows(ZeroVectorError, message, zero, first_row)
     return PreparedVectors(
         stored,
         prefixes * (1.0 / prefix_norms).astype(np.float32)[:, None],
