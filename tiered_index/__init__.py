@@ -54,6 +54,7 @@ from tiered_index.errors import (
     ZeroVectorError,
 )
 from tiered_index.explain import Explanation
+from tiered_index.fitness import Fitness, fitness
 from tiered_index.index import Index
 from tiered_index.ingest import IngestReport, ingest
 from tiered_index.opening import open_index as open  # noqa: A004 - ti.open, as in gzip.open
@@ -78,6 +79,7 @@ __all__ = [
     "DuplicateIdError",
     "Explanation",
     "FilterError",
+    "Fitness",
     "Generation",
     "GenerationNotFoundError",
     "IdError",
@@ -109,6 +111,7 @@ __all__ = [
     "VectorRangeError",
     "VerifyReport",
     "ZeroVectorError",
+    "fitness",
     "ingest",
     "open",
 ]

@@ -250,6 +250,10 @@ class Index(Reader):
         """Measure plans of a grown index, within about so many seconds; what ingestion ends with."""
         self._calibrating.after_ingest(seconds)
 
+    def known_queries(self) -> NDArray[np.float32] | None:
+        """Return queries that were really asked, shape (n, store_dim); None if too few are known."""
+        return self._calibrating.known_queries()
+
     def restore(self, generation: int) -> None:
         """Make an earlier state the newest one, as a new generation.
 

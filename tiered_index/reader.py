@@ -20,6 +20,7 @@ from tiered_index.planning import Planning
 from tiered_index.prepared import PreparedSearches
 from tiered_index.results import SearchResult
 from tiered_index.stats import IndexStats, index_stats
+from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.verify import VerifyReport, verify
 from tiered_index.storage.writer import Current
 from tiered_index.validate.ids import Keys, id_array, id_keys
@@ -230,6 +231,10 @@ class Reader:
     def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
         """Return a number below 0 for each checked id that the index does not hold; for ingestion."""
         return self._current.get().find(ids, keys)
+
+    def snapshot(self) -> Snapshot:
+        """Return what is searched now; for measuring it."""
+        return self._current.get()
 
     def generations(self) -> list[Generation]:
         """Return the states that are kept, oldest first."""
