@@ -132,7 +132,7 @@ class _Best:
 
 
 def places_of(truth: Rows, found: Rows) -> NDArray[np.int64]:
-    """Return at which place of `found`, shape (q, n), each row of `truth`, shape (q, k), stands; n if nowhere.
+    """Return the place in `found`, shape (q, n), of each row of `truth`, shape (q, k); n if it is not there.
 
     A true neighbour is in the answer after rescoring exactly if it is among the candidates, since none but
     other true neighbours score higher: recall after C candidates is the share of places below C.

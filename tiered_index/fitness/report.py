@@ -106,17 +106,17 @@ class Fitness(msgspec.Struct, frozen=True, kw_only=True):
         Whether leading dimensions carry clearly more than others, hardly more, no more; or that it cannot
         be told.
     verdict : tuple of str
-        What was found, in sentences.
+        What was found, in sentences; the first is a headline.
     cautions : tuple of str
         What the figures do not say.
     advantage : Estimate
         By how much leading dimensions find more of the true neighbours than as many drawn at random, in the
         mean over the prefixes up to half of all dimensions; the interval is for one more draw.
-    smallest : Choice or None
+    smallest : Choice
         The smallest prefix that keeps `share` (with its interval's lower end), and the fewest candidates for
-        it, at most `within`; None if none does.
-    smallest_rotated : Choice or None
-        The same of rotated vectors.
+        it, at most `within`; all dimensions keep everything.
+    smallest_rotated : Choice
+        The same of rotated vectors, by recall.
     rotation : {"pca"} or None
         "pca" where it clearly helps on real queries.
     dim, k, metric, dtype
@@ -145,8 +145,8 @@ class Fitness(msgspec.Struct, frozen=True, kw_only=True):
     verdict: tuple[str, ...]
     cautions: tuple[str, ...]
     advantage: Estimate
-    smallest: Choice | None
-    smallest_rotated: Choice | None
+    smallest: Choice
+    smallest_rotated: Choice
     rotation: Literal["pca"] | None
     dim: int
     k: int

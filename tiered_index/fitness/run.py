@@ -56,9 +56,9 @@ def fitness(
 
     Every prefix ranks a sample of the documents, exactly, and is compared with full vectors; with as many
     dimensions drawn at random (eight permutations of them, of documents and queries alike), which tells
-    whether leading ones are special; and with those of a PCA of the documents. Intervals are of 95 %: percentile
-    bootstrap over the queries, paired for differences; for the comparison with permutations also by their
-    own spread.
+    whether leading ones are special; and with those of a PCA of the documents. Intervals are of 95 %:
+    percentile bootstrap over the queries, paired for differences; for the comparison with permutations also
+    by their own spread.
 
     Parameters
     ----------
@@ -200,8 +200,10 @@ def _check_number(name: str, value: Any, most: float = float("inf")) -> None:
 
 def _cautions(sample: Sample) -> tuple[str, ...]:
     said = [
-        f"Measured on {len(sample.docs):,} of {sample.total_rows:,} rows with {len(sample.queries):,} queries, "
-        "by exact rankings; the graph misses a little more, and more rows need more candidates."
+        (
+            f"Measured on {len(sample.docs):,} of {sample.total_rows:,} rows with {len(sample.queries):,} "
+            "queries, by exact rankings; the graph misses a little more, and more rows need more candidates."
+        )
     ]
     if sample.query_source == "held out":
         said.append(

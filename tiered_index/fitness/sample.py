@@ -273,7 +273,9 @@ def _checked(matrix: Floats, metric: Metric, rows: NDArray[np.int64]) -> Floats:
 
 
 def _unit(matrix: Floats) -> Floats:
-    return matrix * (1 / row_norms(matrix)).astype(np.float32)[:, None]
+    """Bring rows to unit length, in place: samples are copies, and large."""
+    matrix *= (1 / row_norms(matrix)).astype(np.float32)[:, None]
+    return matrix
 
 
 def _of_index(
@@ -289,7 +291,7 @@ def _of_index(
     if given is not None:
         given = given._replace(vectors=given.vectors[:, : config.store_dim])
     elif asked is not None:
-        given = _Queries(asked[-wanted.queries :], [], "live")
+        given = _Queries(np.array(asked[: wanted.queries]), [], "live")
     rows = min(wanted.rows, SAMPLE_BYTES // (4 * config.store_dim))
     addresses = snapshot.sample(min(rows + (wanted.queries if given is None else 0), snapshot.rows), random)
     if qrels is not None:

@@ -54,7 +54,7 @@ def judge(case: Case) -> Verdict:
     kind = kind_of(case.advantage)
     chosen, plain, turned = _smallest(case, case.keep), _smallest(case, "recall"), _smallest(case, None)
     helps = turned.prefix_dim < plain.prefix_dim and _found(case, turned).rotation_gain.low > HELPS
-    sentences = [_about_order(kind, case), _about_size(chosen, case)]
+    sentences = [_headline(kind, case), _about_order(case), _about_size(chosen, case)]
     if case.prefix_dim is not None and case.prefix_dim != chosen.prefix_dim:
         sentences.append(_about_own(case.prefix_dim, case))
     sentences.append(_about_rotation(plain, turned if helps else None, case))
@@ -96,29 +96,31 @@ def _found(case: Case, choice: Choice) -> Found:
     return _prefix(case, choice.prefix_dim).after(choice.candidates)
 
 
-def _about_order(kind: Kind, case: Case) -> str:
+def _headline(kind: Kind, case: Case) -> str:
+    if kind == "matryoshka":
+        compared = [p for p in case.prefixes if p.advantage is not None]
+        held = np.mean([p.energy / p.rotated_energy for p in compared])
+        if held >= ORDERED:
+            return "Matryoshka, or ordered by variance as a PCA would: leading dimensions carry more than others."
+        return "Matryoshka: leading dimensions carry more than others."
+    if kind == "slightly":
+        return "Hardly Matryoshka: leading dimensions carry little more than others."
+    if kind == "no":
+        less = "less" if case.advantage.high < 0 else "no more"
+        return f"Not Matryoshka: leading dimensions carry {less} than others."
+    return "Matryoshka or not, it cannot be told: give more rows or queries."
+
+
+def _about_order(case: Case) -> str:
     advantage = case.advantage
     compared = [p for p in case.prefixes if p.advantage is not None]
     more = sum(p.advantage is not None and p.advantage.low > 0 for p in compared)
-    figures = (
-        f"leading dimensions alone find {100 * abs(advantage.value):.1f} points "
+    return (
+        f"Leading dimensions alone find {100 * abs(advantage.value):.1f} points "
         f"{'more' if advantage.value >= 0 else 'less'} of the true top {case.k} than as many drawn at random "
-        f"({100 * advantage.low:+.1f} to {100 * advantage.high:+.1f}), clearly more at {more} of "
-        f"{len(compared)} prefixes up to half of all dimensions"
+        f"({100 * advantage.low:+.1f} to {100 * advantage.high:+.1f}), clearly more at {more} of the "
+        f"{len(compared)} prefixes up to half of all."
     )
-    if kind == "matryoshka":
-        held = np.mean([p.energy / p.rotated_energy for p in compared])
-        if held >= ORDERED:
-            return (
-                f"Matryoshka, or ordered by variance: {figures}. They hold nearly all the energy that a PCA "
-                "could put there; either way a prefix carries more than its length."
-            )
-        return f"Matryoshka: {figures}."
-    if kind == "slightly":
-        return f"Hardly Matryoshka: {figures}. That is real, and too little to build on."
-    if kind == "no":
-        return f"Not Matryoshka: {figures}. A prefix is as good as its length, and no better."
-    return f"It cannot be told whether they are Matryoshka: {figures}. Give more rows or queries."
 
 
 def _about_size(chosen: Choice, case: Case) -> str:
@@ -154,7 +156,9 @@ def _about_rotation(plain: Choice, turned: Choice | None, case: Case) -> str:
         f"{found.recall.value:.3f} to {found.rotated_recall.value:.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
     )
     if turned is None:
-        return f"A PCA rotation {'makes it worse' if gain.high < 0 else 'does not pay'}: {figures}."
+        return (
+            f"A PCA rotation {'makes it worse' if gain.high < 0 else 'lets no smaller prefix do'}: {figures}."
+        )
     if case.query_source == "held out":
         return (
             f"A PCA rotation helps, on stored vectors: {figures}. Measure with real queries before using it."
