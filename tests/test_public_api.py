@@ -17,11 +17,12 @@ PACKAGE = Path(ti.__file__).parent
 # From the top of the house to its ground: a module may import from its own layer and those after it.
 LAYERS = [
     ["__main__", "cli"],
-    ["cli_rebuild"],
+    ["cli_fitness", "cli_rebuild"],
     ["cli_rows", "demo"],
     ["show"],
     ["__init__"],
     ["ingest"],
+    ["fitness"],
     ["opening", "sampling", "progress"],
     ["sources"],
     ["index", "reader"],
@@ -54,6 +55,7 @@ def test_public_names_are_pinned() -> None:
         "DuplicateIdError",
         "Explanation",
         "FilterError",
+        "Fitness",
         "Generation",
         "GenerationNotFoundError",
         "IdError",
@@ -74,6 +76,7 @@ def test_public_names_are_pinned() -> None:
         "NotAnIndexError",
         "ParameterError",
         "Plan",
+        "PrefixWarning",
         "ReadOnlyError",
         "SearchResult",
         "SearchStats",
@@ -85,6 +88,7 @@ def test_public_names_are_pinned() -> None:
         "VectorRangeError",
         "VerifyReport",
         "ZeroVectorError",
+        "fitness",
         "ingest",
         "open",
     ]
@@ -100,13 +104,22 @@ def test_every_error_is_in_the_tree_and_public() -> None:
     }
     assert found <= set(ti.__all__)
     assert all(name in errors.__doc__ for name in found)
-    assert all(issubclass(getattr(errors, name), ti.TieredIndexError) for name in found)
+    assert all(issubclass(getattr(errors, name), ti.TieredIndexError | Warning) for name in found)
 
 
 def test_importing_is_light() -> None:
     code = "import sys, tiered_index; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"torch", "sentence_transformers", "pandas", "transformers", "typer", "rich", "matplotlib"}
+    heavy = {
+        "torch",
+        "sentence_transformers",
+        "pandas",
+        "transformers",
+        "typer",
+        "rich",
+        "matplotlib",
+        "ir_measures",
+    }
     assert heavy & set(loaded.stdout.split()) == set()
 
 

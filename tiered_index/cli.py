@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import tiered_index as ti
+from tiered_index.cli_fitness import fitness_app
 from tiered_index.cli_rebuild import Rotated, rebuild_app
 from tiered_index.cli_rows import AsJson, IndexPath, Where, errors, filter_of, keys_of, rows_app
 from tiered_index.show import (
@@ -48,6 +50,7 @@ MinRecall = Annotated[float | None, typer.Option(help="Recall the search must re
 
 app.add_typer(rows_app)
 app.add_typer(rebuild_app)
+app.add_typer(fitness_app)
 
 
 @app.command()
@@ -68,11 +71,13 @@ def ingest(
     calibrate_seconds: Annotated[
         float, typer.Option(help="About how long plans may be measured at the end; 0 leaves it out.")
     ] = 10.0,
+    check_prefix: Annotated[bool, typer.Option(help="Warn if the prefix does not carry.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Add vectors to an index, creating it if need be."""
-    with errors():
+    with errors(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ti.PrefixWarning)  # the report has it too
         report = ti.ingest(
             source,
             index,
@@ -87,12 +92,15 @@ def ingest(
             skip_existing=skip_existing,
             progress=False if quiet else None,
             calibrate_seconds=calibrate_seconds,
+            check_prefix=check_prefix,
         )
     if as_json:
         print_json(report)
     else:
         skipped = f", {report.skipped:,} skipped" if report.skipped else ""
         out.print(f"{report.rows:,} rows added{skipped} in {report.seconds:.1f} s")
+        if report.doubt is not None:
+            err.print(f"[yellow]{escape(report.doubt)}[/]", soft_wrap=True)
 
 
 @app.command()

@@ -207,7 +207,7 @@ def header(fitness: Fitness) -> tuple[str, ...]:
         *judged,
         "gap",
         "energy",
-        "MB/million",
+        "MB a million",
         *price,
     )
 

@@ -34,8 +34,8 @@ SAMPLE_BYTES = 512 << 20
 MIN_DOCS = 100
 """Fewer say nothing."""
 
-_HELD_OUT_SHARE = 5
-"""Of so many rows one may be held out for a query."""
+_DOCS_PER_HELD_OUT = 4
+"""At least so many documents stay for each row that is held out for a query."""
 
 
 class Sample(NamedTuple):
@@ -111,12 +111,17 @@ def take_sample(
     columns = Columns(wanted.id_column if qrels is not None else None, wanted.vector_column, [])
     source = open_source(vectors, columns)
     given = _given(queries, qrels, source.dim, metric, columns, wanted, random)
-    extra = wanted.queries if given is None else 0
-    rows = min(wanted.rows, SAMPLE_BYTES // (4 * source.dim)) + extra
+    rows = _with_held_out(wanted, source.dim, held_out=given is None)
     kept = None if qrels is None else set(qrels.docs)
     drawn = _draw(vectors, source, rows, kept, metric, random)
     dtype: Dtype = "float16" if source.half else "float32"
     return _assemble(drawn, given, qrels, metric, dtype, wanted.queries, random)
+
+
+def _with_held_out(wanted: Wanted, dim: int, *, held_out: bool) -> int:
+    """Return how many rows to draw for documents, and for queries where they are rows too."""
+    rows = min(wanted.rows, SAMPLE_BYTES // (4 * dim))
+    return rows + min(wanted.queries, rows // _DOCS_PER_HELD_OUT) if held_out else rows
 
 
 class _Drawn(NamedTuple):
@@ -244,7 +249,7 @@ def _assemble(
     if qrels is not None:
         _check_known(qrels.docs, set(ids), "vectors")
     if given is None:
-        count = min(max_queries, len(docs) // _HELD_OUT_SHARE)
+        count = min(max_queries, len(docs) // (_DOCS_PER_HELD_OUT + 1))
         order = random.permutation(len(docs))
         given = _Queries(docs[order[:count]], [], "held out")
         docs = docs[np.sort(order[count:])]
@@ -301,6 +306,15 @@ def _of_index(
     return _assemble(
         drawn, given, qrels, config.metric, config.dtype, wanted.queries, random, config.prefix_dim
     )
+
+
+def stored_sample(index: Index, rows: int, queries: int) -> Sample:
+    """Sample an index's stored vectors, with others of them for queries."""
+    snapshot, config = index.snapshot(), index.config
+    random = np.random.default_rng(0)
+    addresses = snapshot.sample(min(rows + queries, snapshot.rows), random)
+    drawn = _Drawn(snapshot.vectors(addresses).astype(np.float32), [], snapshot.rows)
+    return _assemble(drawn, None, None, config.metric, config.dtype, queries, random, config.prefix_dim)
 
 
 def _judged(snapshot: Snapshot, qrels: Qrels) -> NDArray[np.int64]:

@@ -101,7 +101,9 @@ def _headline(kind: Kind, case: Case) -> str:
         compared = [p for p in case.prefixes if p.advantage is not None]
         held = np.mean([p.energy / p.rotated_energy for p in compared])
         if held >= ORDERED:
-            return "Matryoshka, or ordered by variance as a PCA would: leading dimensions carry more than others."
+            return (
+                "Matryoshka, or ordered by variance as by a PCA: leading dimensions carry more than others."
+            )
         return "Matryoshka: leading dimensions carry more than others."
     if kind == "slightly":
         return "Hardly Matryoshka: leading dimensions carry little more than others."
