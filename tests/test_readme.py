@@ -45,6 +45,7 @@ def test_the_commands_it_names_exist() -> None:
         "delete",
         "demo",
         "explain",
+        "fitness",
         "get",
         "info",
         "ingest",

@@ -11,7 +11,7 @@ from rich.table import Table
 
 import tiered_index as ti
 from tiered_index.cli_rows import AsJson, errors
-from tiered_index.fitness.report import header, rows_of
+from tiered_index.fitness.report import header, legend, rows_of
 from tiered_index.show import err, out, print_json
 
 fitness_app = typer.Typer()
@@ -74,7 +74,7 @@ def fitness(
     out.print(f"[{_STYLES[found.kind]}]{escape(headline)}[/]", soft_wrap=True)
     for sentence in rest:
         out.print(escape(sentence), soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0))  # 80 columns are enough
     for name in header(found):
         table.add_column(name, justify="right")
     for prefix, cells in zip(found.prefixes, rows_of(found), strict=True):
@@ -82,7 +82,7 @@ def fitness(
     out.print()
     out.print(table)
     out.print()
-    for sentence in found.cautions:
+    for sentence in (legend(found), *found.cautions):
         out.print(f"[dim]{escape(sentence)}[/]", soft_wrap=True)
 
 

@@ -40,7 +40,8 @@ def test_for_people(folder: Path) -> None:
     assert shown.startswith("Matryoshka")
     assert "prefix_dim=" in shown
     assert len([line for line in shown.splitlines() if line.strip()[:2].isdecimal()]) == len(default_dims(64))
-    assert "$ a" in shown
+    assert " $ " in shown
+    assert "dollars a month" in shown
     assert "<svg" in (folder / "f.html").read_text()
 
 
@@ -59,7 +60,7 @@ def test_of_an_index(folder: Path) -> None:
     found = json.loads(run(folder / "i.tidx", "--rows", 500, "--max-queries", 50, "--json"))
     assert (found["prefix_dim"], found["rows"], found["queries"]) == (24, 500, 50)
     assert found["query_source"] == "held out"
-    assert any("real queries" in caution for caution in found["cautions"])
+    assert any("Give real queries" in caution for caution in found["cautions"])
 
 
 def test_errors_are_one_line(folder: Path) -> None:

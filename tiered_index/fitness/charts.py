@@ -23,6 +23,9 @@ _COLORS = {
 }
 """What matplotlib is told; each becomes a CSS variable of that name."""
 
+_FLAT = 0.97
+"""Above this recall a curve has no room beside it, only above."""
+
 _STEPS = ("fourth", "third", "second", "first")
 
 
@@ -192,11 +195,14 @@ def _memory(axes: Any, fitness: Fitness) -> None:
     for prefix in prefixes:
         bold = prefix.dim == fitness.smallest.prefix_dim
         if bold or prefix.dim & (prefix.dim - 1) == 0 or prefix is prefixes[-1]:
+            recall = prefix.after(fitness.within).recall.value
+            flat = recall > _FLAT
             axes.annotate(
                 str(prefix.dim),
-                (prefix.coarse_bytes / 1e6, prefix.after(fitness.within).recall.value),
-                (7, -13),
+                (prefix.coarse_bytes / 1e6, recall),
+                (0, 8) if flat else (9, -4),
                 textcoords="offset points",
+                ha="center" if flat else "left",
                 fontsize=10,
                 fontweight="bold" if bold else "normal",
             )
@@ -207,7 +213,7 @@ def _memory(axes: Any, fitness: Fitness) -> None:
         ylabel=f"recall@{fitness.k} after {fitness.within} candidates",
     )
     axes.set_xlim(left=0)
-    axes.set_ylim(top=1.03)
+    axes.margins(y=0.1)
     if fitness.price_gb_month is not None:
         price = fitness.price_gb_month
         other = axes.secondary_xaxis(

@@ -173,7 +173,7 @@ class Fitness(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind == "matryoshka"
 
     def __str__(self) -> str:
-        return "\n".join([*self.verdict, "", *table_lines(self), "", *self.cautions])
+        return "\n".join([*self.verdict, "", *table_lines(self), "", legend(self), *self.cautions])
 
     def html(self) -> str:
         """Return a page with the verdict, plots and all figures, in one file.
@@ -196,19 +196,18 @@ class Fitness(msgspec.Struct, frozen=True, kw_only=True):
 def header(fitness: Fitness) -> tuple[str, ...]:
     """Return the heads of the short table."""
     after = [f"after {found.candidates}" for found in fitness.prefixes[0].rescored]
-    judged = [f"nDCG@{fitness.k}", f"after {fitness.within}"] if fitness.judged_queries else []
-    price = ["$ a month"] if fitness.price_gb_month is not None else []
+    judged = ["nDCG", f"after {fitness.within}"] if fitness.judged_queries else []
+    price = ["$"] if fitness.price_gb_month is not None else []
+    return ("dims", "alone", "random", "PCA", *after, *judged, "gap", "energy", "MB", *price)
+
+
+def legend(fitness: Fitness) -> str:
+    """Say what the columns of the short table are."""
+    price = " and dollars a month" if fitness.price_gb_month is not None else ""
     return (
-        "dims",
-        f"recall@{fitness.k}",
-        "shuffled",
-        "rotated",
-        *after,
-        *judged,
-        "gap",
-        "energy",
-        "MB a million",
-        *price,
+        f"recall@{fitness.k} of the prefix alone, of as many dimensions at random, of the prefix after a PCA "
+        "rotation, and after rescoring candidates; gap: standard deviations between neighbours and random "
+        f"pairs; energy: share of the squared norm; MB{price}: memory for a million rows."
     )
 
 

@@ -57,6 +57,8 @@ def judge(case: Case) -> Verdict:
     sentences = [_headline(kind, case), _about_order(case), _about_size(chosen, case)]
     if case.prefix_dim is not None and case.prefix_dim != chosen.prefix_dim:
         sentences.append(_about_own(case.prefix_dim, case))
+    if case.keep == "recall" and case.prefixes[-1].alone.ndcg is not None:
+        sentences.append(_about_judgements(_smallest(case, "ndcg"), case))
     sentences.append(_about_rotation(plain, turned if helps else None, case))
     return Verdict(kind, tuple(sentences), chosen, turned, helps)
 
@@ -136,6 +138,14 @@ def _about_size(chosen: Choice, case: Case) -> str:
         f"{_kept(_found(case, chosen), case.keep)} of {what} is kept, and a million rows take "
         f"{prefix.coarse_bytes / 1e6:,.0f} MB of memory instead of {full.coarse_bytes / 1e6:,.0f}. Of the "
         f"prefixes measured it is the smallest that surely keeps {case.share:.0%} within {case.within}."
+    )
+
+
+def _about_judgements(choice: Choice, case: Case) -> str:
+    found, full = _found(case, choice), case.prefixes[-1].alone
+    return (
+        f"By the judgements {choice.prefix_dim} dimensions and {choice.candidates} candidates are enough for "
+        f"{_kept(found, 'ndcg')} of nDCG@{case.k}, which is {full.ndcg} by full vectors."
     )
 
 
