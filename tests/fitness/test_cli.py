@@ -39,7 +39,8 @@ def test_for_people(folder: Path) -> None:
     shown = run(folder / "v.npy", "--queries", folder / "q.npy", "--html", folder / "f.html", "--price", 3)
     assert shown.startswith("Matryoshka")
     assert "prefix_dim=" in shown
-    assert len([line for line in shown.splitlines() if line.strip()[:2].isdecimal()]) == len(default_dims(64))
+    first = [line.split()[0] for line in shown.splitlines() if line.strip()]
+    assert [int(word) for word in first if word.isdecimal()] == default_dims(64)
     assert " $ " in shown
     assert "dollars a month" in shown
     assert "<svg" in (folder / "f.html").read_text()

@@ -207,8 +207,8 @@ def _cautions(sample: Sample) -> tuple[str, ...]:
     ]
     if sample.query_source == "held out":
         said.append(
-            "Stored vectors were held out for queries, and are none: such figures are often too rosy, above all "
-            "for a rotation, which was fitted to their like. Give real queries."
+            "Stored vectors were held out for queries, and are none: such figures are often too rosy, above "
+            "all for a rotation, which was fitted to their like. Give real queries."
         )
     if sample.query_source == "live":
         said.append("The queries are those that the index was asked or calibrated with before.")
