@@ -212,6 +212,9 @@ def test_default_dimensions(dim: int, expected: list[int]) -> None:
         ({"dims": [12]}, ti.ParameterError, "multiple of 8"),
         ({"dims": [256]}, ti.ParameterError, "between"),
         ({"prefix_dim": 13}, ti.ParameterError, "multiple of 8"),
+        ({"candidates": 50}, ti.ParameterError, "candidates must be a sequence"),
+        ({"dims": "64"}, ti.ParameterError, "dims must be a sequence"),
+        ({"within": 9}, ti.ParameterError, "within must be at least 10"),
         ({"candidates": [5]}, ti.ParameterError, "candidates must be at least 10"),
         ({"candidates": [5000]}, ti.ParameterError, "at most 2000, the rows, not 5000"),
         ({"share": 1.5}, ti.ParameterError, "share"),
@@ -221,7 +224,8 @@ def test_default_dimensions(dim: int, expected: list[int]) -> None:
         ({"keep": "ndcg"}, ti.ParameterError, "needs qrels"),
         ({"metric": "l2"}, ti.ParameterError, "metric must be one of"),
         ({"max_queries": 1}, ti.ParameterError, "max_queries"),
-        ({"vectors": np.ones((300, 8)), "queries": None}, ti.DimensionError, "no prefixes"),
+        ({"vectors": np.ones((300, 8)), "queries": None}, ti.DimensionError, "8 dimensions have no prefixes"),
+        ({"vectors": np.ones((300, 0)), "queries": None}, ti.DimensionError, "0 dimensions have no prefixes"),
     ],
 )
 def test_what_is_refused(arguments: dict[str, Any], error: type[Exception], match: str) -> None:

@@ -72,6 +72,13 @@ def test_a_sample_is_of_different_rows_with_queries_held_out(
     assert rows_of(draw(sources(vectors, tmp_path)[form], seed=1).docs, vectors) != docs
 
 
+def test_a_folder_of_files_is_no_index(vectors: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    for part in range(2):
+        pq.write_table(table(vectors[500 * part : 500 * (part + 1)]), tmp_path / "parts" / f"{part}.parquet")
+    assert draw(tmp_path / "parts").total_rows == ROWS
+
+
 def test_every_row_of_a_stream_is_as_likely(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MIN_DOCS", 1)
     few = table(vectors[:60])
@@ -188,6 +195,7 @@ def test_rows_that_cannot_be_taken_are_named(
         ({"queries": np.ones((3, DIM)), "qrels": {"0": {"1000": 1}}}, ti.IdError, "'1000' is not.*vectors"),
         ({"queries": np.ones((3, DIM)), "qrels": {"0": {"1": 1}, "3": {"1": 1}}}, ti.IdError, "'3'.*row 1"),
         ({"rows": 99}, ti.ParameterError, "99 vectors are too few"),
+        ({"source": np.full((200, 64), 1e39)}, ti.NonFiniteVectorError, "finite as float32 .rows 0, 1"),
         ({"source": "nowhere.npy"}, ti.SourceError, "nowhere"),
         ({"source": 5}, ti.SourceError, "not int"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from tiered_index.config import (
     in_range,
     one_of,
 )
-from tiered_index.errors import DimensionError, ParameterError
+from tiered_index.errors import ParameterError
 from tiered_index.fitness.figures import MILLION, Figures, rank
 from tiered_index.fitness.qrels import Judge, check_installed, read_qrels
 from tiered_index.fitness.report import Fitness, Keep
@@ -27,7 +27,6 @@ from tiered_index.stats import graph_node_bytes
 CANDIDATES = (20, 50, 100, 200)
 ROWS = 100_000
 QUERIES = 500
-MIN_DIM = 2 * PREFIX_DIM_STEP
 _FLOAT32_BYTES = 4
 
 
@@ -120,7 +119,8 @@ def fitness(
         _check_number("price_gb_month", price_gb_month)
     if metric is not None:
         one_of("metric", metric, get_args(Metric))
-    steps = sorted({in_range("candidates", count, k) for count in [*candidates, within]})
+    asked = {in_range("candidates", count, k) for count in _several("candidates", candidates)}
+    steps = sorted(asked | {in_range("within", within, k)})
     if keep == "ndcg" and qrels is None:
         raise ParameterError('keep="ndcg" needs qrels')
     judged = None
@@ -179,15 +179,18 @@ def default_dims(dim: int) -> list[int]:
 
 
 def _dims(dim: int, asked: Sequence[int] | None, prefix_dim: int | None) -> list[int]:
-    if dim < MIN_DIM:
-        raise DimensionError(
-            f"vectors of {dim} dimensions have no prefixes to measure; {MIN_DIM} are the least"
-        )
     found = {dim, dim // 2 // PREFIX_DIM_STEP * PREFIX_DIM_STEP}
-    found |= {check_prefix_dim(one, dim) for one in (default_dims(dim) if asked is None else asked)}
+    wanted = default_dims(dim) if asked is None else _several("dims", asked)
+    found |= {check_prefix_dim(one, dim) for one in wanted}
     if prefix_dim is not None:
         found.add(check_prefix_dim(prefix_dim, dim))
     return sorted(found)
+
+
+def _several(name: str, values: Any) -> list[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ParameterError(f"{name} must be a sequence of whole numbers, not {values!r}")
+    return list(values)
 
 
 def _check_number(name: str, value: Any, most: float = float("inf")) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tiered_index.config import Dtype, Metric
+from tiered_index.config import PREFIX_DIM_STEP, Dtype, Metric
 from tiered_index.errors import (
     DimensionError,
     IdError,
     NonFiniteVectorError,
+    NotAnIndexError,
     ParameterError,
     ZeroVectorError,
 )
@@ -31,6 +32,7 @@ QuerySource = Literal["given", "live", "held out"]
 SAMPLE_BYTES = 512 << 20
 """What the sample may take in memory; vectors of many dimensions are sampled more thinly."""
 
+MIN_DIM = 2 * PREFIX_DIM_STEP
 MIN_DOCS = 100
 """Fewer say nothing."""
 
@@ -103,13 +105,14 @@ def take_sample(
     """
     if isinstance(vectors, Index):
         return _of_index(vectors, queries, qrels, metric, wanted)
-    if isinstance(vectors, str | os.PathLike) and Path(vectors).is_dir() and index_exists(vectors):
+    if isinstance(vectors, str | os.PathLike) and _is_index(vectors):
         with open_index(vectors, mode="r") as index:
             return _of_index(index, queries, qrels, metric, wanted)
     random = np.random.default_rng(wanted.seed)
     metric = metric or "cosine"
     columns = Columns(wanted.id_column if qrels is not None else None, wanted.vector_column, [])
     source = open_source(vectors, columns)
+    _check_dim(source.dim)
     given = _given(queries, qrels, source.dim, metric, columns, wanted, random)
     rows = _with_held_out(wanted, source.dim, held_out=given is None)
     kept = None if qrels is None else set(qrels.docs)
@@ -122,6 +125,18 @@ def _with_held_out(wanted: Wanted, dim: int, *, held_out: bool) -> int:
     """Return how many rows to draw for documents, and for queries where they are rows too."""
     rows = min(wanted.rows, SAMPLE_BYTES // (4 * dim))
     return rows + min(wanted.queries, rows // _DOCS_PER_HELD_OUT) if held_out else rows
+
+
+def _check_dim(dim: int) -> None:
+    if dim < MIN_DIM:
+        raise DimensionError(f"vectors of {dim} dimensions have no prefixes to measure; {MIN_DIM} are needed")
+
+
+def _is_index(path: str | os.PathLike[str]) -> bool:
+    try:
+        return Path(path).is_dir() and index_exists(path)
+    except NotAnIndexError:  # a folder of Parquet files
+        return False
 
 
 class _Drawn(NamedTuple):
@@ -145,7 +160,9 @@ def _draw(
         chosen = random.choice(len(array), min(rows, len(array)), replace=False)
         judged = [int(name) for name in kept or () if name.isdecimal() and int(name) < len(array)]
         chosen = np.union1d(chosen, np.array(judged, np.int64))
-        matrix = _checked(np.ascontiguousarray(array[chosen], np.float32), metric, chosen)
+        with np.errstate(over="ignore"):  # what does not fit is refused below
+            matrix = np.ascontiguousarray(array[chosen], np.float32)
+        _checked(matrix, metric, chosen)
         return _Drawn(matrix, list(map(str, chosen.tolist())), len(array))
     return _stream(source, rows, kept, metric, random)
 
@@ -269,7 +286,7 @@ def _checked(matrix: Floats, metric: Metric, rows: NDArray[np.int64]) -> Floats:
     """Return the matrix if every row is finite, and has a direction under cosine."""
     bad = ~np.isfinite(matrix).all(axis=1)
     if bad.any():
-        raise NonFiniteVectorError("vectors must not hold NaN or infinity", rows[bad].tolist())
+        raise NonFiniteVectorError("vectors must be finite as float32", rows[bad].tolist())
     if metric == "cosine":
         zero = row_norms(matrix) == 0
         if zero.any():
@@ -289,6 +306,7 @@ def _of_index(
     """Sample an index's stored vectors; without queries, take those it was asked, if it knows enough."""
     index.config.check_same(metric=metric)
     snapshot, config = index.snapshot(), index.config
+    _check_dim(config.store_dim)
     random = np.random.default_rng(wanted.seed)
     columns = Columns(wanted.id_column if qrels is not None else None, wanted.vector_column, [])
     given = _given(queries, qrels, config.dim, config.metric, columns, wanted, random)

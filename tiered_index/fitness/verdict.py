@@ -168,9 +168,7 @@ def _about_rotation(plain: Choice, turned: Choice | None, case: Case) -> str:
         f"{found.recall.value:.3f} to {found.rotated_recall.value:.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
     )
     if turned is None:
-        return (
-            f"A PCA rotation {'makes it worse' if gain.high < 0 else 'lets no smaller prefix do'}: {figures}."
-        )
+        return f"A PCA rotation {'makes it worse' if gain.high < 0 else 'does not clearly help'}: {figures}."
     if case.query_source == "held out":
         return (
             f"A PCA rotation helps, on stored vectors: {figures}. Measure with real queries before using it."
