@@ -16,7 +16,7 @@ How the parts depend on each other, each only on those to its right::
     index, ingest -> ask, explain -> planning, calibration -> search, exact, results -> storage
         -> coarse, full -> compiled, filters, planner, validate -> config, errors
 
-``fitness`` measures vectors or an index, through ``sources`` and ``index``; ingestion ends with a glance of it.
+``fitness`` measures vectors or an index, through ``sources`` and ``index``; ingestion ends with a glance.
 ``planner`` is given numbers and knows none of the tiers. ``coarse`` alone knows FAISS, ``compiled`` alone
 Numba.
 """
