@@ -89,8 +89,8 @@ def doubt(index: Index) -> str | None:
     of as many at random. Reads at most ``ROWS + QUERIES`` vectors.
     """
     width, full = index.config.prefix_dim, index.config.store_dim
-    if len(index) < MIN_ROWS or width == full:
-        return None
+    if len(index) < MIN_ROWS or width == full or index.config.rotation != "none":
+        return None  # a rotation was asked for, and what it does is told by `fitness` alone
     seen = glance(stored_sample(index, ROWS, QUERIES), width)
     here = f"of {ROWS:,} rows that were looked at,"
     so = (
