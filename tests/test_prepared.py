@@ -270,12 +270,17 @@ def test_tiny_and_huge_queries(make: Callable[..., ti.Index], data: tuple) -> No
 
 def test_room_grows(make: Callable[..., ti.Index], data: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     index = make()
-    expected = [index.search(query, ef=140, candidates=140).ids.tolist() for query in data[1]]
+    index.calibrate(data[1], k=(10,), seconds=2.0)
+    plans = [{"ef": 140}, {"min_recall": 0.9}]
+    expected = [index.search(query, **plan).ids.tolist() for plan in plans for query in data[1]]
     room = type(compiled.room)()
-    room.make_seen(1_024)
+    room.spill = room.spill[:64]
+    room.make_spill()
     monkeypatch.setattr(compiled, "room", room)
-    assert [index.search(query, ef=140, candidates=140).ids.tolist() for query in data[1]] == expected
-    assert len(room.seen) > 1_024
+    found = [index.search(query, **plan).ids.tolist() for plan in plans for query in data[1]]
+    assert found == expected
+    assert len(room.spill) > 128
+    assert len(room.beam) >= 280
     assert len(room.query) >= DIM
 
 

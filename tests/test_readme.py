@@ -45,10 +45,12 @@ def test_the_commands_it_names_exist() -> None:
         "delete",
         "demo",
         "explain",
+        "fitness",
         "get",
         "info",
         "ingest",
         "optimize",
+        "rebuild",
         "search",
         "verify",
     }

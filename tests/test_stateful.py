@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import tiered_index as ti
 from tiered_index.testing import exact_top_k
 
-DIM = 8
+DIM = 16
 IDS = st.lists(st.integers(0, 12), max_size=6, unique=True)
 SEEDS = st.integers(0, 10**6)
 
@@ -32,7 +32,7 @@ class IndexMachine(RuleBasedStateMachine):
     def create(self, dtype: str, fanout: int) -> None:
         self.options = {"merge_policy": ti.SizeTieredPolicy(fanout=fanout)}
         self.dtype = dtype
-        self.index = ti.open(self.root / "i", dim=DIM, dtype=dtype, **self.options)
+        self.index = ti.open(self.root / "i", dim=DIM, prefix_dim=8, dtype=dtype, **self.options)
         self.reader = ti.open(self.root / "i", mode="r")
         self.seen: dict[int, np.ndarray] = {}
 
@@ -101,6 +101,34 @@ class IndexMachine(RuleBasedStateMachine):
         self.index.optimize()
         assert self.index.stats().segments <= 1
         assert self.index.stats().deleted_rows == 0
+
+    @rule(
+        rotation=st.sampled_from(["keep", "none", "pca"]),
+        prefix_dim=st.sampled_from([None, 8, 16]),
+        degree=st.sampled_from([4, 8]),
+    )
+    def rebuild(self, rotation: str, prefix_dim: int | None, degree: int) -> None:
+        generation = self.index.stats().generation
+        width = prefix_dim or self.index.config.prefix_dim
+        try:
+            self.index.rebuild_coarse(prefix_dim, rotation=rotation, graph_degree=degree)
+        except ti.ParameterError:  # too few rows to fit to
+            assert rotation == "pca"
+            assert len(self.model) < width
+            assert self.index.stats().generation == generation
+            return
+        config = self.index.config
+        assert (config.prefix_dim, config.graph_degree) == (width, degree)
+        assert rotation in ("keep", config.rotation)
+
+    @rule()
+    def rebuild_and_restore(self) -> None:
+        """What was rebuilt comes and goes with its generation; the rows are those of the newest."""
+        before = self.index.config
+        generation = self.index.stats().generation
+        self.index.rebuild_coarse(8 if before.prefix_dim == 16 else 16)
+        self.index.restore(generation)
+        assert self.index.config == before
 
     @rule()
     def refresh(self) -> None:

@@ -16,6 +16,7 @@ How the parts depend on each other, each only on those to its right::
     text -> index, ingest -> ask, explain -> planning, calibration -> search, exact, results -> storage
         -> coarse, full -> compiled, filters, planner, validate -> config, errors
 
+``fitness`` measures vectors or an index, through ``sources`` and ``index``; ingestion ends with a glance.
 ``planner`` is given numbers and knows none of the tiers. ``coarse`` alone knows FAISS, ``compiled`` alone
 Numba.
 """
@@ -48,6 +49,7 @@ from tiered_index.errors import (
     NonFiniteVectorError,
     NotAnIndexError,
     ParameterError,
+    PrefixWarning,
     ReadOnlyError,
     SourceError,
     StorageError,
@@ -58,6 +60,7 @@ from tiered_index.errors import (
     ZeroVectorError,
 )
 from tiered_index.explain import Explanation
+from tiered_index.fitness import Fitness, fitness
 from tiered_index.index import Index
 from tiered_index.ingest import IngestReport, ingest
 from tiered_index.opening import open_index as open  # noqa: A004 - ti.open, as in gzip.open
@@ -92,6 +95,7 @@ __all__ = [
     "EncoderMismatchError",
     "Explanation",
     "FilterError",
+    "Fitness",
     "Generation",
     "GenerationNotFoundError",
     "IdError",
@@ -113,6 +117,7 @@ __all__ = [
     "OpenAIEncoder",
     "ParameterError",
     "Plan",
+    "PrefixWarning",
     "ReadOnlyError",
     "SearchResult",
     "SearchStats",
@@ -128,6 +133,7 @@ __all__ = [
     "VectorRangeError",
     "VerifyReport",
     "ZeroVectorError",
+    "fitness",
     "ingest",
     "open",
 ]

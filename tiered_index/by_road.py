@@ -12,7 +12,7 @@ from tiered_index.planner.plan import Plan
 from tiered_index.results import Hits, SearchStats
 from tiered_index.storage.scope import Scope
 from tiered_index.storage.snapshot import Snapshot
-from tiered_index.validate.vectors import Floats, prefixes_of
+from tiered_index.validate.vectors import Floats
 
 _ENOUGH = 0.9
 """Share of the candidates that a compiled walk must have found; else FAISS walks, filtering as it goes."""
@@ -25,7 +25,7 @@ def by_road(
     road, scan = scope.road, plan.strategy == "scan"
     if road is None or not road.takes(k, plan.ef, scan=scan):
         return None
-    prefix = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")[0]
+    prefix = snapshot.prefixes(queries, plan.prefix_dim)[0]
     found = road.answer(
         prefix,
         queries[0],
@@ -66,7 +66,7 @@ def many_by_road(
     road, scan = scope.road, plan.strategy == "scan"
     if road is None or not road.takes(k, plan.ef, scan=scan):
         return None
-    prefixes = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")
+    prefixes = snapshot.prefixes(queries, plan.prefix_dim)
     found = road.answer_many(
         prefixes,
         queries,

@@ -23,7 +23,7 @@ from tiered_index.planning import Planning
 from tiered_index.prepared import Prepared
 from tiered_index.search import find_candidates, search
 from tiered_index.storage.snapshot import Snapshot
-from tiered_index.validate.vectors import Floats, prefixes_of
+from tiered_index.validate.vectors import Floats
 
 MIN_QUERIES = 32
 MAX_QUERIES = 1_000
@@ -112,6 +112,7 @@ def calibrate(
         margins=measured.margins,
         scores=measured.scores,
         seconds=perf_counter() - started,
+        rebuilt=snapshot.manifest.rebuilt,
     )
 
 
@@ -174,7 +175,7 @@ class _Subject:
         extra = self._own is not None
         plan = Plan(strategy=strategy, prefix_dim=prefix_dim, ef=ef + extra, candidates=ef + extra)
         one = self._queries[query : query + 1]
-        prefixes = prefixes_of(one, prefix_dim, unit=self._snapshot.config.metric == "cosine")
+        prefixes = self._snapshot.prefixes(one, prefix_dim)
         found = find_candidates(self._snapshot.scope, prefixes, plan, NO_LIMITS)
         addresses = found.addresses[0]
         ms = found.walk_ms or (perf_counter() - began) * 1e3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import tiered_index as ti
+from tiered_index.cli_fitness import fitness_app
+from tiered_index.cli_rebuild import Rotated, rebuild_app
 from tiered_index.cli_rows import AsJson, IndexPath, Where, errors, filter_of, keys_of, rows_app
 from tiered_index.cli_text import EncoderName, TextColumn, ingest_texts
 from tiered_index.show import (
@@ -48,6 +51,8 @@ MinRecall = Annotated[float | None, typer.Option(help="Recall the search must re
 
 
 app.add_typer(rows_app)
+app.add_typer(rebuild_app)
+app.add_typer(fitness_app)
 
 
 @app.command()
@@ -65,10 +70,12 @@ def ingest(
     prefix_dim: Annotated[int | None, typer.Option(help="Dimensions in memory.")] = None,
     store_dim: Annotated[int | None, typer.Option(help="Dimensions kept on disk.")] = None,
     dtype: Annotated[Literal["float32", "float16"] | None, typer.Option(help="Type on disk.")] = None,
+    rotation: Rotated = None,
     skip_existing: Annotated[bool, typer.Option(help="Pass over ids that the index holds.")] = False,
     calibrate_seconds: Annotated[
         float, typer.Option(help="About how long plans may be measured at the end; 0 leaves it out.")
     ] = 10.0,
+    check_prefix: Annotated[bool, typer.Option(help="Warn if the prefix does not carry.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -77,9 +84,15 @@ def ingest(
     how: dict[str, Any] = {"columns": column, "skip_existing": skip_existing}
     how |= {"progress": False if quiet else None, "calibrate_seconds": calibrate_seconds}
     settings["metric"], how["id_column"] = metric, id_column or None
-    with errors():
+    how["check_prefix"] = check_prefix
+    with errors(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ti.PrefixWarning)  # the report has it too
         if text_column is None and encoder is None:
-            report = ti.ingest(source, index, vector_column=vector_column, **settings, **how)
+            report = ti.ingest(
+                source, index, vector_column=vector_column, rotation=rotation, **settings, **how
+            )
+        elif rotation is not None:
+            raise ti.ParameterError("texts are encoded as they come: rotate afterwards, by 'rebuild'")
         else:
             report = ingest_texts(source, index, encoder, text_column, vector_column, settings, how)
     if as_json:
@@ -87,6 +100,8 @@ def ingest(
     else:
         skipped = f", {report.skipped:,} skipped" if report.skipped else ""
         out.print(f"{report.rows:,} rows added{skipped} in {report.seconds:.1f} s")
+        if report.doubt is not None:
+            err.print(f"[yellow]{escape(report.doubt)}[/]", soft_wrap=True)
 
 
 @app.command()
@@ -217,9 +232,10 @@ def info(
     for name in ("memory", "disk"):
         table.columns[2 if name == "memory" else 3].justify = "right"
     coarse = stats.coarse_codes_bytes + stats.coarse_graph_bytes
+    turned = "" if config.rotation == "none" else "rotated "
     table.add_row(
         "coarse",
-        f"{config.prefix_dim}-dim bf16 prefixes {size_of(stats.coarse_codes_bytes)}, "
+        f"{config.prefix_dim}-dim {turned}bf16 prefixes {size_of(stats.coarse_codes_bytes)}, "
         f"graph {size_of(stats.coarse_graph_bytes)}",
         size_of(coarse),
         size_of(stats.coarse_disk_bytes),

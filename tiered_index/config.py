@@ -1,4 +1,4 @@
-"""The settings an index is made with; they never change afterwards."""
+"""The settings an index is made with; those of its coarse tier can be changed by a rebuild."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tiered_index.errors import ConfigMismatchError, ParameterError
 Metric = Literal["cosine", "dot"]
 Dtype = Literal["float32", "float16"]
 IdKind = Literal["str", "int64"]
+Rotation = Literal["none", "pca"]
 
 MIN_DIM = 2
 MAX_DIM = 32_768
@@ -23,6 +24,9 @@ DEFAULT_PREFIX_DIM = 256
 PREFIX_DIM_STEP = 8
 """Prefix dimensions are multiples of this, or the whole coarse width."""
 
+MAX_ROTATED_DIM = 8_192
+"""A rotation has so many rows and columns: 256 MiB on disk, and some eight times that while it is fitted."""
+
 MIN_GRAPH_DEGREE = 4
 DEFAULT_GRAPH_DEGREE = 24
 MAX_GRAPH_DEGREE = 128
@@ -31,6 +35,10 @@ MAX_GRAPH_DEGREE = 128
 MIN_EF_CONSTRUCTION = 8
 DEFAULT_EF_CONSTRUCTION = 100
 MAX_EF_CONSTRUCTION = 2_000
+
+
+COARSE_SETTINGS = ("prefix_dim", "graph_degree", "ef_construction", "rotation")
+"""Settings of the coarse tier alone."""
 
 
 class IndexConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,6 +60,8 @@ class IndexConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         M of the HNSW graph.
     ef_construction : int
         Beam width while the graph is built.
+    rotation : {"none", "pca"}
+        Whether vectors are rotated, to the directions that carry most, before prefixes are cut.
     """
 
     dim: int
@@ -61,6 +71,7 @@ class IndexConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     dtype: Dtype = "float32"
     graph_degree: int = DEFAULT_GRAPH_DEGREE
     ef_construction: int = DEFAULT_EF_CONSTRUCTION
+    rotation: Rotation = "none"
 
     def check_same(self, **asked: Any) -> None:
         """Raise unless every setting that is asked for (not None) is this index's.
@@ -76,7 +87,9 @@ class IndexConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             if value is not None and getattr(self, name) != value
         ]
         if wrong:
-            raise ConfigMismatchError("the index exists with other settings: " + "; ".join(wrong))
+            rebuilt = any(asked.get(name) not in (None, getattr(self, name)) for name in COARSE_SETTINGS)
+            hint = "; rebuild_coarse() changes those of the coarse tier" if rebuilt else ""
+            raise ConfigMismatchError("the index exists with other settings: " + "; ".join(wrong) + hint)
 
 
 def make_config(

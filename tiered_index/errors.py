@@ -32,6 +32,8 @@
     │   └── CommitUncertainError            the last step of a commit failed: it may have happened
     └── MissingDependencyError (ImportError)
 
+and one warning, PrefixWarning (UserWarning): the prefix of an ingested index does not carry.
+
 Errors about rows carry ``rows``: the positions, counted from zero, of the offending rows in the
 call's batch (the first :data:`MAX_ROWS_NAMED` of them).
 """
@@ -192,6 +194,10 @@ class CommitUncertainError(StorageError):
 
 class MissingDependencyError(TieredIndexError, ImportError):
     """An optional package that this call needs is not installed."""
+
+
+class PrefixWarning(UserWarning):
+    """The first dimensions of the vectors find too little of what all of them do."""
 
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

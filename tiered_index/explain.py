@@ -130,9 +130,9 @@ def explain(
         snapshot, k, 1, budget, {}, 0, None if matches in (None, snapshot.rows) else max(matches, 1)
     )
     chosen, others = decision.prediction, []
-    if planning.chooser is not None and chosen is not None:
-        state = planning.chooser.feedback.state()
-        known = front(planning.chooser.options(k, snapshot.rows), state)
+    chooser = planning.chooser_for(snapshot)
+    if chooser is not None and chosen is not None:
+        known = front(chooser.options(k, snapshot.rows), chooser.feedback.state())
         others = [_expected(one, _verdict(one, chosen, budget)) for one in _near(known, chosen)]
     actual = None
     if query is not None:

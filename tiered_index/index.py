@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tiered_index.encoding import TextConfig
 from tiered_index.errors import ParameterError
 from tiered_index.planner.model import Calibration
 from tiered_index.reader import Reader
+from tiered_index.rebuilding import Turn, decide, rotated
 from tiered_index.recalibrate import CALIBRATE_KS, CALIBRATE_SECONDS, Recalibrate, check_seconds
+from tiered_index.storage.rebuild import Wanted
 from tiered_index.storage.transaction import Transaction
 from tiered_index.storage.writer import Current, Writer
 from tiered_index.validate.batch import Intake, RowBatch
@@ -148,6 +153,67 @@ class Index(Reader):
         if calibrate_seconds and self._planning.chooser is not None:
             self._calibrating.again(calibrate_seconds)
 
+    def rebuild_coarse(
+        self,
+        prefix_dim: int | None = None,
+        *,
+        graph_degree: int | None = None,
+        ef_construction: int | None = None,
+        rotation: Turn | None = "keep",
+        calibrate_seconds: float = CALIBRATE_SECONDS,
+    ) -> None:
+        """Make the coarse tier anew from the stored vectors, while searches and writes go on.
+
+        Only what is given changes. Full vectors, metadata and their files stay as they are: each segment
+        gets a new file of codes and graph beside the old one, which takes the memory and the room of that
+        file, one segment at a time, and all become one generation. Earlier generations keep their coarse
+        tiers, and :meth:`restore` brings them back. Rows that are added meanwhile are rebuilt last, while
+        other writes wait. Later writes use the new settings, as :attr:`config` tells them.
+
+        Where plans were measured before, they are measured again, with the same queries; until that is
+        done, searches are answered as if nothing had been measured. Generations that are not kept go.
+
+        Parameters
+        ----------
+        prefix_dim : int, optional
+            Leading dimensions held in memory; a multiple of 8, or all.
+        graph_degree, ef_construction : int, optional
+            Of the graphs, as :func:`tiered_index.open` takes them.
+        rotation : {"keep", "none", "pca"} or None
+            "pca" fits a rotation (uncentred PCA) to at most 16,384 of the stored vectors, under cosine to
+            their directions, also where there is one already. Prefixes of rows and queries are cut after
+            it; scores are those of the vectors as they were given. None and "none" remove it.
+        calibrate_seconds : float
+            About how long measuring may take; 0 leaves it to :meth:`calibrate`.
+
+        Raises
+        ------
+        ParameterError
+            Nothing is given, a setting is out of range, or there are fewer rows than `prefix_dim` to fit a
+            rotation to; nothing has changed, as with each of these errors but the last.
+        ZeroVectorError
+            A row's new prefix would be zero, under cosine and without a rotation; its id is named.
+        CorruptIndexError
+            Vectors are not those that were written.
+        StorageError
+            The disk failed, or is full.
+        CommitUncertainError
+            The last step failed: it may have happened.
+        """
+        check_seconds("calibrate_seconds", calibrate_seconds)
+        settings = {
+            "prefix_dim": prefix_dim,
+            "graph_degree": graph_degree,
+            "ef_construction": ef_construction,
+        }
+        rebuilt = self._writer.rebuild(decide(settings, rotation))
+        if rebuilt and calibrate_seconds and self._planning.chooser is not None:
+            self._calibrating.again(calibrate_seconds)
+
+    def begin_rotated(self, rotation: NDArray[np.float32]) -> None:
+        """Give an index without rows a rotation; what ingestion with one begins with."""
+        self._writer.rebuild(lambda snapshot: Wanted(rotated(snapshot.config), rotation))
+
     def refresh(self) -> bool:
         """Move to the newest generation; return whether there was a newer one."""
         moved = self._current.refresh()
@@ -192,6 +258,10 @@ class Index(Reader):
     def calibrate_after(self, seconds: float) -> None:
         """Measure plans of a grown index, within about so many seconds; what ingestion ends with."""
         self._calibrating.after_ingest(seconds)
+
+    def known_queries(self) -> NDArray[np.float32] | None:
+        """Return queries that were really asked, shape (n, store_dim); None if too few are known."""
+        return self._calibrating.known_queries()
 
     def restore(self, generation: int) -> None:
         """Make an earlier state the newest one, as a new generation.

@@ -35,7 +35,8 @@ def open_index(
 ) -> Index:
     """Open an index, or create it if there is none and `dim` is given.
 
-    The settings are fixed when the index is created; given again later, they must be the same.
+    The settings are fixed when the index is created; given again later, they must be those it has. Those of
+    the coarse tier change by :meth:`Index.rebuild_coarse`: from then on the new ones are its settings.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ def open_index(
     IndexNotFoundError
         There is none, and `dim` is not given or `mode` is "r".
     ConfigMismatchError
-        The index was made with other settings.
+        The index, or the generation that is asked for, has other settings.
     NotAnIndexError
         The path is a file, or a folder of something else.
     GenerationNotFoundError
@@ -93,7 +94,8 @@ def open_index(
     }
     store = Store(Path(path), Files())
     if store.exists():
-        store.newest().config.check_same(dim=dim, **settings)
+        asked = store.newest() if generation is None else store.manifest(generation)
+        asked.config.check_same(dim=dim, **settings)
     elif dim is None or mode == "r":
         raise IndexNotFoundError(f"{path}: there is no index here; give dim= to create one")
     else:

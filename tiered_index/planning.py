@@ -73,6 +73,13 @@ class Planning:
         self._budget = budget
         self.epoch += 1
 
+    def chooser_for(self, snapshot: Snapshot) -> Chooser | None:
+        """Return what chooses plans; None if another coarse tier was measured, or none."""
+        chooser = self.chooser
+        return (
+            chooser if chooser is None or chooser.calibration.rebuilt == snapshot.manifest.rebuilt else None
+        )
+
     @property
     def profiles(self) -> dict[str, Budget]:
         """Budgets by name."""
@@ -142,7 +149,7 @@ class Planning:
             How many rows match the filter, at least one; without it, there is none.
         """
         in_range("k", k, 1, MAX_K)
-        chooser = self.chooser
+        chooser = self.chooser_for(snapshot)
         prediction, concern = None, None
         fixed = {name: value for name, value in fixed.items() if value is not None}
         if fixed or not budget.asks or chooser is None:
@@ -221,6 +228,8 @@ class Planning:
         """Say what predictions rest on, and whether it still fits."""
         if self.chooser is None:
             return "nothing was measured; see calibrate()"
+        if self.chooser_for(snapshot) is None:
+            return "the coarse tier that was measured is another; calibrate() again"
         calibration = self.chooser.calibration
         kinds = {"given": "given", "live": "earlier", "stored": "stored vectors as"}
         said = f"{calibration.queries} {kinds[calibration.source]} queries, {calibration.made}"

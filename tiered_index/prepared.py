@@ -63,6 +63,8 @@ class Prepared:
         plan, config, road = decision.plan, snapshot.config, snapshot.scope.road
         if plan.strategy != "graph" or road is None or config.dim != config.store_dim:
             return
+        if snapshot.directions is not None:  # the compiled call cuts prefixes as queries are given
+            return
         if road.takes(k, plan.ef, scan=False):
             enough = enough_of(plan, k, snapshot.rows)
             unit = config.metric == "cosine"

@@ -21,6 +21,7 @@ from tiered_index.planning import Planning
 from tiered_index.prepared import PreparedSearches
 from tiered_index.results import SearchResult
 from tiered_index.stats import IndexStats, index_stats
+from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.verify import VerifyReport, verify
 from tiered_index.storage.writer import Current
 from tiered_index.validate.ids import Keys, id_array, id_keys
@@ -232,6 +233,10 @@ class Reader:
         """Return a number below 0 for each checked id that the index does not hold; for ingestion."""
         return self._current.get().find(ids, keys)
 
+    def snapshot(self) -> Snapshot:
+        """Return what is searched now; for measuring it."""
+        return self._current.get()
+
     def generations(self) -> list[Generation]:
         """Return the states that are kept, oldest first."""
         return [
@@ -249,7 +254,7 @@ class Reader:
 
     @property
     def config(self) -> IndexConfig:
-        """The settings the index was made with."""
+        """The settings, as of the generation that is searched."""
         return self._current.get().config
 
     @property

@@ -114,6 +114,14 @@ class Recalibrate:
             queries = Queries(kept.queries, None, kept.calibration.source)
             self._measure(queries, kept.calibration.asked_ks, seconds)
 
+    def known_queries(self) -> NDArray[np.float32] | None:
+        """Return the queries of live searches, else those of a calibration; None if too few are known."""
+        live = self._planning.live_queries()
+        if live is not None and len(live) >= MIN_QUERIES:
+            return live
+        kept = read_calibration(self._current.store)
+        return None if kept is None or len(kept.queries) < MIN_QUERIES else kept.queries
+
     def after_ingest(self, seconds: float) -> None:
         """Measure a grown index, unless it is small or real queries were asked already and still tell."""
         snapshot = self._current.get()

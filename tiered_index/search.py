@@ -17,7 +17,7 @@ from tiered_index.rescoring import Addresses, rescore
 from tiered_index.results import Hits, SearchStats
 from tiered_index.storage.scope import Scope
 from tiered_index.storage.snapshot import Snapshot
-from tiered_index.validate.vectors import Floats, prefixes_of
+from tiered_index.validate.vectors import Floats
 
 _WIDER = 4
 """So many times the candidates are read where the first were not enough to be sure."""
@@ -58,7 +58,7 @@ def search(
     """
     scope = snapshot.scope if scope is None else scope
     if len(queries) == 1 and scope.road is not None and wants_share(plan, snapshot.rows, scope.rows):
-        prefix = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")[0]
+        prefix = snapshot.prefixes(queries, plan.prefix_dim)[0]
         share = scope.road.share_near(prefix)
         plan = by_share(plan, share, snapshot.rows, scope.rows, may_scan=not limits.call_ns)
     hits = _once(snapshot, scope, queries, k, plan, started, limits)
@@ -83,7 +83,7 @@ def _once(
         if hits is not None:
             return hits
     coarse_started = perf_counter()
-    prefixes = prefixes_of(queries, plan.prefix_dim, unit=snapshot.config.metric == "cosine")
+    prefixes = snapshot.prefixes(queries, plan.prefix_dim)
     found = find_candidates(scope, prefixes, plan, limits)
     rescore_started = perf_counter()
     beyond = scope.rows - found.addresses.shape[1]

@@ -42,12 +42,16 @@ class Source(NamedTuple):
         How many there are; None for a stream that does not say.
     batches : callable
         Starts reading; each batch has at most :data:`~tiered_index.validate.batch.BATCH_ROWS` rows.
+    vectors : callable or None
+        Starts a reading of the vectors alone, in such batches, before or after; None for a stream, which can
+        be read once.
     """
 
     dim: int
     half: bool
     rows: int | None
     batches: Callable[[], Iterator[SourceBatch]]
+    vectors: Callable[[], Iterator[Any]] | None = None
 
 
 class Columns(NamedTuple):
@@ -119,7 +123,10 @@ def _array(array: np.ndarray[Any, Any], name: str) -> Source:
         for start in range(0, len(array), BATCH_ROWS):
             yield SourceBatch(None, array[start : start + BATCH_ROWS], None)
 
-    return Source(array.shape[1], array.dtype == np.float16, len(array), batches)
+    def vectors() -> Iterator[Any]:
+        return (batch.vectors for batch in batches())
+
+    return Source(array.shape[1], array.dtype == np.float16, len(array), batches, vectors)
 
 
 def _parquet_files(path: str) -> list[str]:
@@ -160,7 +167,13 @@ def _parquet(paths: list[str], columns: Columns) -> Source:
                 chosen = _choose(file.schema_arrow, columns, path)
             yield from map(chosen.split, read(path, chosen.names))
 
-    return Source(dim or 0, half, rows, batches)
+    def vectors() -> Iterator[Any]:
+        for path in paths:
+            with _open_parquet(path) as file:
+                chosen = _choose(file.schema_arrow, columns, path)
+            yield from (batch[chosen.vector] for batch in read(path, [chosen.vector]))
+
+    return Source(dim or 0, half, rows, batches, vectors)
 
 
 def _open_parquet(path: str) -> pq.ParquetFile:

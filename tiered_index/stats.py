@@ -6,7 +6,7 @@ import msgspec
 
 from tiered_index.config import IndexConfig
 from tiered_index.encoding import TextConfig
-from tiered_index.storage.segment import COARSE_FILE, COLUMNS_FILE, LOOKUP_FILE, ROWS_FILE
+from tiered_index.storage.segment import COLUMNS_FILE, LOOKUP_FILE, ROWS_FILE
 from tiered_index.storage.snapshot import Snapshot
 
 _FLOAT32_BYTES = 4
@@ -64,7 +64,7 @@ def index_stats(snapshot: Snapshot) -> IndexStats:
     memory = [live.segment.coarse.memory_bytes() for live in snapshot.segments]
     disk = {
         name: sum(entry.files[name].size for entry in manifest.segments if name in entry.files)
-        for name in (ROWS_FILE, COARSE_FILE, LOOKUP_FILE, COLUMNS_FILE)
+        for name in (ROWS_FILE, LOOKUP_FILE, COLUMNS_FILE)
     }
     node_bytes = graph_node_bytes(manifest.config.graph_degree)
     return IndexStats(
@@ -79,7 +79,7 @@ def index_stats(snapshot: Snapshot) -> IndexStats:
         coarse_codes_bytes=sum(codes for codes, _ in memory),
         coarse_graph_bytes=sum(graph for _, graph in memory),
         lookup_bytes=disk[LOOKUP_FILE],
-        coarse_disk_bytes=disk[COARSE_FILE],
+        coarse_disk_bytes=sum(entry.files[entry.coarse].size for entry in manifest.segments),
         full_disk_bytes=disk[ROWS_FILE],
         lookup_disk_bytes=disk[LOOKUP_FILE],
         columns_disk_bytes=disk[COLUMNS_FILE],

@@ -78,6 +78,7 @@ def plan(seed: int, rounds: int) -> list[Step]:
         step("batch", ("add", new(6)), ("upsert", known[:4]), ("delete", known[4:]))
         for _ in range(7):  # with the first segments more than three times fanout: merges of merges
             step("add", ("add", new(2)))
+        step("rebuild")
         step("delete", ("delete", some(len(rows) // 2)))
         step("optimize")
     return steps
@@ -109,6 +110,8 @@ def work(pipe: Connection, folder: Path, seed: int, rounds: int, *, syncs: bool 
                 index = open_writer(folder, seed)
             elif step.name == "optimize":
                 index.optimize()
+            elif step.name == "rebuild":
+                index.rebuild_coarse(rotation="pca", calibrate_seconds=0)
             else:
                 with index.batch() if step.name == "batch" else nullcontext():
                     for method, ids in step.writes:
@@ -274,12 +277,16 @@ def strays(folder: Path) -> Iterator[str]:
     """Yield the files of an index that no manifest in it names."""
     named = set()
     for manifest in (folder / "manifests").glob("*.json"):
-        for segment in json.loads(manifest.read_bytes())["segments"]:
+        content = json.loads(manifest.read_bytes())
+        if content.get("rotation"):
+            named.add(folder / content["rotation"]["file"])
+        for segment in content["segments"]:
             own = folder / "segments" / segment["name"]
             named |= {own, *(own / name for name in segment["files"])}
             if segment["tombstones"]:
                 named.add(own / segment["tombstones"]["file"])
     there = {*(folder / "segments").rglob("*"), *(folder / "manifests").glob("*.tmp")}
+    there |= set(folder.glob("rotation-*"))
     for path in sorted(there - named):
         yield f"{path}: no manifest names it, and it was not collected"
     for path in sorted(named - there):

@@ -214,6 +214,12 @@ SCENARIOS = {
         _without({**FIRST, **MORE}, 0, 20, 3),
         _without({**FIRST, **MORE}, 0, 20, 3),
     ),
+    "rebuild": Scenario(
+        _filled_twice,
+        lambda index: index.rebuild_coarse(rotation="pca", graph_degree=4),
+        _without({**FIRST, **MORE}, 0, 20),
+        _without({**FIRST, **MORE}, 0, 20),
+    ),
     "batch": Scenario(
         _filled,
         _batch,
@@ -345,7 +351,13 @@ def survive_creation(fault: Fault) -> None:
 def no_garbage(index: Index) -> bool:
     """Tell whether there are only files that a kept generation names."""
     store = index._current.store
-    named = {e.name for g in store.generations() for e in store.manifest(g).segments}
+    kept = [store.manifest(generation) for generation in store.generations()]
+    entries = [entry for manifest in kept for entry in manifest.segments]
+    named = {entry.name for entry in entries}
+    coarse = {entry.tiers for entry in entries}
+    assert {(p.parent.name, p.name) for p in store.segments.rglob("coarse*")} == coarse
+    rotations = {manifest.rotation.file for manifest in kept if manifest.rotation is not None}
+    assert {p.name for p in store.root.glob("rotation-*")} == rotations
     return {p.name for p in store.segments.iterdir()} == named and {
         p.suffix for p in store.manifests.iterdir()
     } == {".json"}

@@ -176,20 +176,20 @@ def test_examination_finds_nothing_wrong_with_a_sound_index(done):
 
 def test_examination_notices_lost_writes(done):
     folder, messages = done
-    problems = examine(folder, 1, 2, [*messages, b"14", b"15"])
-    assert problems[0].startswith("16 acknowledged, delete in flight: rows are {")
+    problems = examine(folder, 1, 2, [*messages, b"15", b"16"])
+    assert problems[0].startswith("17 acknowledged, delete in flight: rows are {")
 
 
 def test_examination_notices_writes_that_were_not_made(done):
     folder, messages = done
     problems = examine(folder, 1, 1, messages[:-5])
-    assert any(p.startswith("9 acknowledged, add in flight: rows are {") for p in problems)
+    assert any(p.startswith("10 acknowledged, add in flight: rows are {") for p in problems)
 
 
 def test_examination_notices_a_lost_index(done):
     folder, messages = done
     (problem,) = examine(folder.with_name("elsewhere"), 1, 1, messages)
-    assert problem.startswith("14 acknowledged, nothing in flight: rows are None")
+    assert problem.startswith("15 acknowledged, nothing in flight: rows are None")
 
 
 def test_examination_notices_a_damaged_vector(done):

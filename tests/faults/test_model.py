@@ -90,7 +90,8 @@ def digest(tree: Tree, *, of_garbage: bool) -> bytes:
     for path, data in sorted(tree.items()):
         total.update(f"{path}\0{data is None}\0".encode())
         parent = Path(path).parent.name.encode()
-        if data is not None and (of_garbage or path.endswith(".json") or parent in manifests):
+        own = Path(path).name.encode() if path.endswith(".npy") else parent
+        if data is not None and (of_garbage or path.endswith(".json") or own in manifests):
             total.update(xxhash.xxh3_128_digest(data))
     return total.digest()
 
@@ -235,6 +236,8 @@ def _before_garbage(path: Path, log: Sequence[Op]) -> bool:
 SYNCS: dict[str, Skip] = {
     "rows.parquet": _file("rows.parquet"),
     "coarse.faiss": _file("coarse.faiss"),
+    "coarse tier that was rebuilt": lambda path, log: path.name.startswith("coarse-"),
+    "rotation": _file(".npy"),
     "lookup.arrow": _file("lookup.arrow"),
     "columns.roaring": _file("columns.roaring"),
     "tombstones": lambda path, log: path.name.startswith("deleted-"),
@@ -245,6 +248,9 @@ SYNCS: dict[str, Skip] = {
     "folder of a segment, after tombstones": lambda path, log: (
         path.parent.name == "segments" and _last_entered(log).startswith("deleted-")
     ),
+    "folder of a segment, after its coarse tier": lambda path, log: (
+        path.parent.name == "segments" and _last_entered(log).startswith("coarse-")
+    ),
     "folder of segments": _file("segments"),
     "folder of manifests, after a commit": lambda path, log: (
         path.name == "manifests" and log[-1].kind == "enter"
@@ -252,7 +258,10 @@ SYNCS: dict[str, Skip] = {
     "folder of manifests, after garbage": lambda path, log: (
         path.name == "manifests" and _garbage_was_removed(log)
     ),
-    "the index folder": _file(ROOT),
+    "the index folder": lambda path, log: path.name == ROOT and not _last_entered(log).endswith(".npy"),
+    "the index folder, after a rotation": lambda path, log: (
+        path.name == ROOT and _last_entered(log).endswith(".npy")
+    ),
     "the folder around it": lambda path, log: ROOT not in path.parts,
 }
 """Each place that syncs, but for one that only a killed writer makes necessary."""

@@ -122,6 +122,10 @@ class Session:
         self.index.optimize()
         self._acknowledge()
 
+    def rebuild(self, **settings: Any) -> None:
+        self.index.rebuild_coarse(**settings)
+        self._acknowledge()
+
     def restore(self, generation: int) -> None:
         self.index.restore(generation)
         self.content = self.contents[generation]
@@ -160,6 +164,8 @@ def run(files: RecordingFiles, path: Path) -> None:
         session.add(first, first + 1)
     session.delete(0, 1, 2, 10)
     session.restore(max(session.contents) - 1)
+    session.rebuild(rotation="pca")  # two segments, and tombstones
+    session.rebuild(graph_degree=4)
     session.optimize()
     session.delete(*range(22))
     session.add(30, 31, 32)

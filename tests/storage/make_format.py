@@ -24,15 +24,16 @@ def content() -> tuple[list[str], np.ndarray, dict[str, list]]:
 
 
 def main() -> None:
-    """Make a graph segment, a small one, tombstones of both, and an earlier generation."""
+    """Make a graph segment, a small one, tombstones of both, a new coarse tier, and earlier generations."""
     ids, vectors, metadata = content()
     encoder = ti.CallableEncoder(lambda texts: vectors[[int(text) for text in texts]], name="rows", dim=DIM)
     options = {"graph_degree": 4, "ef_construction": 16, "merge_policy": ti.NoMergePolicy()}
-    with ti.TextIndex.open(FOLDER, encoder, text_column=None, **options) as texts:
+    with ti.TextIndex.open(FOLDER, encoder, text_column=None, keep_generations=8, **options) as texts:
         index = texts.index
         for part in (slice(0, ROWS), slice(ROWS, None)):
             index.add(ids[part], vectors[part], {name: values[part] for name, values in metadata.items()})
         index.delete(["id-1", f"id-{ROWS}"])
+        index.rebuild_coarse(rotation="pca")
 
 
 if __name__ == "__main__":

@@ -93,6 +93,12 @@ class CoarseBuilder:
         """Return the codes of prefixes, shape (n, 2 prefix_dim)."""
         return _faiss.encode(prefixes)
 
+    @staticmethod
+    def decode(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what codes stand for, shape (n, prefix_dim): bf16 is the upper half of float32."""
+        halves = np.ascontiguousarray(codes).view("<u2").astype(np.uint32)
+        return (halves << 16).view(np.float32)
+
     def _flush(self) -> None:
         if self._index is None:
             self._index = (

@@ -23,6 +23,18 @@ import math
 import numpy as np
 from numba import njit
 
+from tiered_index.compiled.beam import (
+    COARSE_NS,
+    COLD,
+    COLD_ROWS,
+    FULL,
+    LATE,
+    RESCORE_NS,
+    ROWS_READ,
+    SCORED,
+    SIZE,
+    row_of,
+)
 from tiered_index.compiled.operations import (
     dot_f16,
     dot_f32,
@@ -34,20 +46,7 @@ from tiered_index.compiled.operations import (
     will_need,
 )
 from tiered_index.compiled.scan import rank, scan
-from tiered_index.compiled.walk import (
-    COARSE_NS,
-    COLD,
-    COLD_ROWS,
-    FULL,
-    LATE,
-    RESCORE_NS,
-    ROWS_READ,
-    SCORED,
-    SIZE,
-    begin,
-    row_of,
-    settle,
-)
+from tiered_index.compiled.walk import begin, settle
 
 # What a full tier is, in an array of int64
 MAPPING = 0  # address of the file
@@ -270,7 +269,6 @@ def answer(  # type: ignore[no-untyped-def]
     cold,
     beam,
     spill,
-    seen,
     table,
     recent,
     sums,
@@ -306,7 +304,7 @@ def answer(  # type: ignore[no-untyped-def]
         Of the walk and of the whole call, on the clock of ``perf_counter_ns``; 0 for none.
     cold : bool
         Whether rows are asked for before they are scored, from the first on.
-    beam, spill, seen, table, recent, sums, top_scores, top_rows, state : arrays
+    beam, spill, table, recent, sums, top_scores, top_rows, state : arrays
         Room to work in.
     """
     clock = nanoseconds()
@@ -323,7 +321,7 @@ def answer(  # type: ignore[no-untyped-def]
     if scanned:
         scan(graph, prefix, dims, rows, ef, beam, state)
     else:
-        begin(graph, prefix, dims, now_ef, live, seeds, beam, seen, table, state)
+        begin(graph, prefix, dims, now_ef, live, seeds, beam, table, state)
     while True:
         if not scanned:
             settle(
@@ -335,7 +333,6 @@ def answer(  # type: ignore[no-untyped-def]
                 live,
                 beam,
                 kept,
-                seen,
                 table,
                 state,
                 walk_deadline,

@@ -6,7 +6,12 @@ import numpy as np
 from numba import njit
 
 from tiered_index.compiled.answer import answer
-from tiered_index.compiled.walk import DISTANCES, FULL, LATE, STATE_FIELDS
+from tiered_index.compiled.beam import (
+    DISTANCES,
+    FULL,
+    LATE,
+    STATE_FIELDS,
+)
 
 
 @njit(nogil=True, cache=True)
@@ -29,7 +34,6 @@ def answer_many(  # type: ignore[no-untyped-def]
     cold,
     beam,
     spill,
-    seen,
     table,
     recent,
     sums,
@@ -41,7 +45,7 @@ def answer_many(  # type: ignore[no-untyped-def]
     state,
     totals,
 ):
-    """Answer queries from `first` on; return how many are answered, fewer where `seen` has no room left.
+    """Answer queries from `first` on; return how many are answered, fewer where `spill` has no room left.
 
     Parameters are those of :func:`~tiered_index.compiled.answer.answer`, with one row or number a query in
     what belongs to one. `totals` adds up what `state` reports.
@@ -65,7 +69,6 @@ def answer_many(  # type: ignore[no-untyped-def]
             cold,
             beam,
             spill,
-            seen,
             table,
             recent,
             sums,

@@ -12,6 +12,18 @@ from tiered_index.compiled import answer as both
 from tiered_index.compiled import batch as many
 from tiered_index.compiled import scan as scanning
 from tiered_index.compiled import walk as coarse
+from tiered_index.compiled.beam import (
+    COARSE_NS,
+    DISTANCES,
+    FULL,
+    LATE,
+    ROW_SHIFT,
+    SIZE,
+    STATE_FIELDS,
+)
+from tiered_index.compiled.beam import (
+    MAX_ROWS as MAX_ROWS,
+)
 from tiered_index.compiled.prepared import Prepared
 from tiered_index.compiled.room import room as _room
 from tiered_index.limits import NO_LIMITS
@@ -22,9 +34,6 @@ Rows = NDArray[np.int64]
 
 MAX_K = 512
 """The best rows are kept by insertion; with more of them NumPy's partition is faster."""
-
-MAX_ROWS = coarse.MAX_ROWS
-"""A row and two flags share 32 bits."""
 
 _AT_ONCE = 32
 """Queries of a batch that a thread answers without the interpreter."""
@@ -125,26 +134,24 @@ def walk(
         if len(rows):
             scanning.scan_all(graph, address, size, rows, ef, beam, state)
         else:
-            coarse.walk(
-                graph, address, size, ef, live, seeds, beam, room.seen, room.table, state, deadline_ns
-            )
-        if not state[coarse.FULL]:
+            coarse.walk(graph, address, size, ef, live, seeds, beam, room.table, state, deadline_ns)
+        if not state[FULL]:
             break
-        room.make_seen(2 * len(room.seen))
-    keys = beam[: state[coarse.SIZE]]
-    found = (keys >> coarse.ROW_SHIFT) & (coarse.MAX_ROWS - 1)
+        room.make_spill()
+    keys = beam[: state[SIZE]]
+    found = (keys >> ROW_SHIFT) & (MAX_ROWS - 1)
     bits = (keys >> 32).astype(np.int32)
     scores = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int32).view(np.float32)
-    late, distances = bool(state[coarse.LATE]), int(state[coarse.DISTANCES])
-    return found, scores, distances, late, int(state[coarse.COARSE_NS]) / 1e6
+    late, distances = bool(state[LATE]), int(state[DISTANCES])
+    return found, scores, distances, late, int(state[COARSE_NS]) / 1e6
 
 
 def near(graph: Rows, prefix: Floats, ef: int, count: int) -> Rows:
     """Return about the `count` nearest rows of the whole graph, as a beam of `ef` meets them."""
     room = _room
     beam, state = room.beam_of(count), room.state
-    coarse.approach(graph, prefix.ctypes.data, len(prefix), ef, count, beam, room.seen, room.table, state)
-    found: Rows = (beam[: state[coarse.SIZE]] >> coarse.ROW_SHIFT) & (coarse.MAX_ROWS - 1)
+    coarse.approach(graph, prefix.ctypes.data, len(prefix), ef, count, beam, room.table, state)
+    found: Rows = (beam[: state[SIZE]] >> ROW_SHIFT) & (MAX_ROWS - 1)
     return found
 
 
@@ -213,7 +220,6 @@ def answer(
             bool(cold),
             beam,
             room.spill,
-            room.seen,
             room.table,
             room.recent,
             room.sums,
@@ -221,10 +227,10 @@ def answer(
             top_rows,
             state,
         )
-        if not state[coarse.FULL]:
+        if not state[FULL]:
             break
-        room.make_seen(2 * len(room.seen))
-    late, distances, read, cold_rows, coarse_ns, rescore_ns = state[coarse.LATE :].tolist()
+        room.make_spill()
+    late, distances, read, cold_rows, coarse_ns, rescore_ns = state[LATE:].tolist()
     return Answered(
         top_rows[:found],
         top_scores[:found],
@@ -299,7 +305,7 @@ def answer_many(
     starts = iter(range(0, n, _AT_ONCE))  # the next is taken by whoever is free
 
     def some() -> Rows:
-        room, totals = _room, np.zeros(coarse.STATE_FIELDS, np.int64)
+        room, totals = _room, np.zeros(STATE_FIELDS, np.int64)
         beam = room.beam_of(2 * ef)
         for start in starts:
             part, done = slice(start, start + _AT_ONCE), 0
@@ -324,7 +330,6 @@ def answer_many(
                     bool(cold),
                     beam,
                     room.spill,
-                    room.seen,
                     room.table,
                     room.recent,
                     room.sums,
@@ -337,7 +342,7 @@ def answer_many(
                     totals,
                 )
                 if done < size:
-                    room.make_seen(2 * len(room.seen))
+                    room.make_spill()
         return totals
 
     helpers = max(min(threads, -(-n // _AT_ONCE)), 1) - 1
@@ -348,7 +353,7 @@ def answer_many(
             totals += sum(other.result() for other in others)
     else:
         totals = some()
-    late, distances, read, cold_rows, coarse_ns, rescore_ns = totals[coarse.LATE :].tolist()
+    late, distances, read, cold_rows, coarse_ns, rescore_ns = totals[LATE:].tolist()
     return AnsweredMany(
         top_rows,
         top_scores,

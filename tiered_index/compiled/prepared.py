@@ -14,6 +14,12 @@ from numba import carray, njit
 from numpy.typing import NDArray
 
 from tiered_index.compiled.answer import answer
+from tiered_index.compiled.beam import (
+    FULL,
+    LATE,
+    ROWS_READ,
+    STATE_FIELDS,
+)
 from tiered_index.compiled.operations import (
     dot_f32,
     load_i64,
@@ -31,9 +37,8 @@ from tiered_index.compiled.room import (
     QUERY_SIZE,
     RECENT,
     RECENT_SIZE,
-    SEEN,
-    SEEN_SIZE,
     SPILL,
+    SPILL_SIZE,
     STATE,
     SUMS,
     SUMS_SIZE,
@@ -41,7 +46,6 @@ from tiered_index.compiled.room import (
     TABLE_SIZE,
     room,
 )
-from tiered_index.compiled.walk import FULL, LATE, ROWS_READ, STATE_FIELDS
 from tiered_index.limits import Limits
 from tiered_index.planner.plan import Plan
 
@@ -127,7 +131,7 @@ def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):
     for i in range(prefix_dim):
         prefix[i] = query[i] * prefix_scale
     state = carray(pointer_i64(at[STATE]), (STATE_FIELDS,))
-    some = carray(pointer_i32(at[SEEN]), (np.int64(0),))
+    no_rows = carray(pointer_i32(at[TABLE]), (np.int64(0),))
     found, told[MARGIN], told[MISSED] = answer(
         fields[:GRAPH_FIELDS],
         fields[GRAPH_FIELDS : GRAPH_FIELDS + FULL_FIELDS],
@@ -139,14 +143,13 @@ def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):
         reals[STOP],
         reals[FEW],
         fields[LIVE],
-        some,
+        no_rows,
         carray(pointer_i64(fields[SEEDS]), (fields[SEEDS_COUNT],)),
         started + fields[WALK_NS] if fields[TIMED] else 0,
         started + fields[CALL_NS] if fields[TIMED] else 0,
         fields[COLD] != 0,
         carray(pointer_i64(at[BEAM]), (at[BEAM_SIZE],)),
-        carray(pointer_i64(at[SPILL]), (at[SEEN_SIZE],)),
-        carray(pointer_i32(at[SEEN]), (at[SEEN_SIZE],)),
+        carray(pointer_i64(at[SPILL]), (at[SPILL_SIZE],)),
         carray(pointer_i32(at[TABLE]), (at[TABLE_SIZE],)),
         carray(pointer_f32(at[RECENT]), (at[RECENT_SIZE],)),
         carray(pointer_f64(at[SUMS]), (at[SUMS_SIZE],)),
@@ -258,7 +261,7 @@ class Prepared:
             room.beam_of(2 * self._ef)
             room.make_query(len(query))
             if room.state[FULL]:
-                room.make_seen(2 * len(room.seen))
+                room.make_spill()
                 room.state[FULL] = 0
         if found < k:
             if found < 0:

@@ -10,27 +10,32 @@ from numpy.typing import NDArray
 
 from tiered_index.compiled.answer import SUMS as SUMS_KEPT
 from tiered_index.compiled.answer import WINDOW
-from tiered_index.compiled.walk import STATE_FIELDS
+from tiered_index.compiled.beam import (
+    MET_AMONG,
+    MET_PER_EF,
+    MIN_TABLE,
+    STATE_FIELDS,
+)
 
 # Where they are, in an array of int64: addresses, and sizes
 BEAM: Final = 0
-SPILL: Final = 1  # as many as SEEN
-SEEN: Final = 2
-TABLE: Final = 3
-RECENT: Final = 4
-SUMS: Final = 5
-STATE: Final = 6
-QUERY: Final = 7
-PREFIX: Final = 8  # as many as QUERY
-BEAM_SIZE: Final = 9
-SEEN_SIZE: Final = 10
-TABLE_SIZE: Final = 11
-RECENT_SIZE: Final = 12
-SUMS_SIZE: Final = 13
-QUERY_SIZE: Final = 14
-_FIELDS = 15
+SPILL: Final = 1
+TABLE: Final = 2
+RECENT: Final = 3
+SUMS: Final = 4
+STATE: Final = 5
+QUERY: Final = 6
+PREFIX: Final = 7  # as many as QUERY
+BEAM_SIZE: Final = 8
+SPILL_SIZE: Final = 9
+TABLE_SIZE: Final = 10
+RECENT_SIZE: Final = 11
+SUMS_SIZE: Final = 12
+QUERY_SIZE: Final = 13
+_FIELDS = 14
 
-_MIN_SEEN = 8_192
+_MIN_BEAM = 256
+_MIN_SPILL = 8_192
 _LINE_BYTES = 64
 
 
@@ -45,20 +50,20 @@ class Room(threading.local):
         self.query = self._placed(_aligned(0), QUERY)
         self.prefix = self._placed(_aligned(0), PREFIX)
         self.beam = np.empty(0, np.int64)
-        self.beam_of(256)
-        self.make_seen(_MIN_SEEN)
+        self.beam_of(_MIN_BEAM)
+        self.spill = np.empty(_MIN_SPILL // 2, np.int64)
+        self.make_spill()
 
-    def make_seen(self, size: int) -> None:
-        """Make room for so many rows that a walk meets."""
-        self.seen = self._placed(np.empty(size, np.int32), SEEN, SEEN_SIZE)
-        self.spill = self._placed(np.empty(size, np.int64), SPILL)
-        # at most half full, and a power of two
-        self.table = self._placed(np.empty(4 * size, np.int32), TABLE, TABLE_SIZE)
+    def make_spill(self) -> None:
+        """Make room for twice as many rows that find no room in a beam."""
+        self.spill = self._placed(np.empty(2 * len(self.spill), np.int64), SPILL, SPILL_SIZE)
 
     def beam_of(self, width: int) -> NDArray[np.int64]:
         """Return a beam of this width."""
         if width > len(self.beam):
             self.beam = self._placed(np.empty(2 * width, np.int64), BEAM, BEAM_SIZE)
+            places = max(MIN_TABLE, width * MET_PER_EF * MET_AMONG // 2)  # a beam is twice as wide as ef
+            self.table = self._placed(np.empty(1 << (places - 1).bit_length(), np.int32), TABLE, TABLE_SIZE)
         return self.beam[:width]
 
     def make_query(self, dim: int) -> None:

@@ -7,8 +7,14 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from tiered_index.compiled.beam import (
+    COARSE_NS,
+    DISTANCES,
+    ROW_SHIFT,
+    SIZE,
+)
 from tiered_index.compiled.operations import dot_bf16, nanoseconds, ordered
-from tiered_index.compiled.walk import COARSE_NS, CODE_BYTES, CODES, DISTANCES, ROW_SHIFT, SIZE, ask
+from tiered_index.compiled.walk import CODE_BYTES, CODES, ask
 
 _AHEAD: Final = 16  # codes asked for ahead of the one that is scored
 _LINE: Final = 64

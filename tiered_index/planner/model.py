@@ -143,6 +143,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         For each k, mean and standard deviation of the best score and of the k-th.
     seconds : float
         What the measuring took.
+    rebuilt : int
+        Which coarse tier was measured: the generation that rebuilt it, or 0.
     """
 
     fingerprint: str
@@ -162,6 +164,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     margins: dict[int, tuple[tuple[float, float], ...]]
     scores: dict[int, tuple[float, float, float, float]]
     seconds: float
+    rebuilt: int = 0
 
 
 def quantiles(times: Times) -> Quantiles:

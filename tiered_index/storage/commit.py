@@ -32,11 +32,13 @@ from tiered_index.errors import (
 )
 from tiered_index.storage.files import Files
 from tiered_index.storage.manifest import (
-    FORMAT_VERSION,
+    PLAIN_VERSION,
+    ROTATION,
     Manifest,
     decode,
     encode,
     file_name,
+    format_of,
     generation_of,
 )
 from tiered_index.storage.snapshot import Snapshot
@@ -86,7 +88,7 @@ class Store:
             raise storage_error(f"{self.root}: cannot be listed", error) from error
         if MANIFESTS in names and self.generations():
             return True
-        strangers = {name for name in names if not name.startswith(CALIBRATION)}
+        strangers = {name for name in names if not name.startswith((CALIBRATION, ROTATION))}
         strangers -= {MANIFESTS, SEGMENTS, "lock"}
         if strangers:
             raise NotAnIndexError(
@@ -108,7 +110,7 @@ class Store:
         except OSError as error:
             raise storage_error(f"{self.root}: cannot make the index", error) from error
         manifest = Manifest(
-            format=FORMAT_VERSION,
+            format=PLAIN_VERSION,
             store_id=secrets.token_hex(16),
             generation=1,
             parent=0,
@@ -119,8 +121,7 @@ class Store:
             segments=(),
             text=text,
         )
-        self._publish(manifest)
-        return manifest
+        return self._publish(manifest)
 
     def newest(self) -> Manifest:
         """Read the newest manifest.
@@ -210,16 +211,15 @@ class Store:
         """
         manifest = msgspec.structs.replace(
             previous,
-            format=FORMAT_VERSION,
             generation=previous.generation + 1,
             parent=previous.generation,
             created=_now(),
             **changes,
         )
-        self._publish(manifest)
-        return manifest
+        return self._publish(manifest)
 
-    def _publish(self, manifest: Manifest) -> None:
+    def _publish(self, manifest: Manifest) -> Manifest:
+        manifest = msgspec.structs.replace(manifest, format=format_of(manifest))
         temporary = self.manifests / f"{secrets.token_hex(8)}.tmp"
         target = self.manifests / file_name(manifest.generation)
         try:
@@ -249,6 +249,7 @@ class Store:
             raise CommitUncertainError(f"{target}: syncing its folder failed: {error}") from error
         with suppress(OSError):
             self.files.unlink(temporary)
+        return manifest
 
 
 def _now() -> str:

@@ -116,7 +116,7 @@ class Merge:
             ids = segment.lookup.ids(rows).cast(ID_TYPES[self._snapshot.manifest.id_kind or "str"])
             metadata = segment.full.columns(schema.names, rows) if len(schema) else pa.table({})
             # the block's buffer is used again for the next one
-            prepared = prepared_again(vectors.copy(), self._snapshot.config)
+            prepared = prepared_again(vectors.copy(), self._snapshot.config, self._snapshot.directions)
             yield RowBatch(ids, id_keys(ids), prepared, metadata, 0)
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from tiered_index.errors import TieredIndexError
 from tiered_index.storage.commit import CALIBRATION, Store
-from tiered_index.storage.manifest import Manifest, file_name
+from tiered_index.storage.manifest import ROTATION, Manifest, file_name
 from tiered_index.storage.segment import remove_segment
 
 MIN_KEEP_GENERATIONS = 1
@@ -36,8 +36,10 @@ def collect(store: Store, keep: int) -> None:
             # else a manifest could come back after a power cut, without what it names
             store.files.sync_folder(store.manifests)
         _collect_segments(store, kept)
+        rotations = {manifest.rotation.file for manifest in kept if manifest.rotation is not None}
         for name in store.files.names(store.root):
-            if name.startswith(CALIBRATION) and name.endswith(".tmp"):
+            unfinished = name.startswith(CALIBRATION) and name.endswith(".tmp")
+            if unfinished or (name.startswith(ROTATION) and name not in rotations):
                 store.files.unlink(store.root / name)
 
 

@@ -14,7 +14,17 @@ from tiered_index.errors import CorruptIndexError
 from tiered_index.storage.files import FileEntry
 
 FORMAT_VERSION = 3
-"""1 had no columns.roaring; its writers would remove those as garbage. 2 knew no encoders."""
+"""1 had no columns.roaring; its writers would remove those as garbage. 3 has rotations and coarse tiers that
+were rebuilt, which 2 would misread, and encoders."""
+
+PLAIN_VERSION = 2
+"""What is written of an index without any of them, so that earlier versions of this package read it."""
+
+COARSE_FILE = "coarse.faiss"
+"""The coarse tier a segment is born with; one that was rebuilt has another name beside it."""
+
+ROTATION = "rotation-"
+"""What the names of rotations begin with."""
 
 _NAME_DIGITS = 12
 _SUFFIX = ".json"
@@ -39,6 +49,21 @@ class Tombstones(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entry: FileEntry
 
 
+class RotationFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The rotation of an index.
+
+    Attributes
+    ----------
+    file : str
+        A .npy file in the index folder.
+    entry : FileEntry
+        Size and digest of the file.
+    """
+
+    file: str
+    entry: FileEntry
+
+
 class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A segment as the manifest names it.
 
@@ -49,13 +74,15 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows : int
         How many rows it holds.
     has_graph : bool
-        Whether coarse.faiss holds a graph, or codes alone.
+        Whether the coarse tier's file holds a graph, or codes alone.
     files : dict of str to FileEntry
         Size and digest of each file.
     footer : FileEntry
         Size and digest of the end of rows.parquet, which is read before its vectors can be.
     tombstones : Tombstones or None
         Rows that were deleted since.
+    coarse : str
+        Which of the files is the coarse tier's.
     """
 
     name: str
@@ -64,11 +91,17 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileEntry]
     footer: FileEntry
     tombstones: Tombstones | None = None
+    coarse: str = COARSE_FILE
 
     @property
-    def version(self) -> tuple[str, str | None]:
+    def tiers(self) -> tuple[str, str]:
+        """What tells the segment's files, without tombstones, from those of other generations."""
+        return self.name, self.coarse
+
+    @property
+    def version(self) -> tuple[str, str, str | None]:
         """What tells the segment as of this generation from itself as of others."""
-        return self.name, self.tombstones.file if self.tombstones else None
+        return *self.tiers, self.tombstones.file if self.tombstones else None
 
     @property
     def live_rows(self) -> int:
@@ -90,7 +123,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     created : str
         Time of the commit, ISO 8601, UTC.
     config : IndexConfig
-        The settings the index was made with.
+        The settings: the coarse tier's are those of all segments.
     id_kind : {"str", "int64"} or None
         None until a first row decides.
     metadata_schema : str or None
@@ -99,6 +132,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Oldest first.
     text : TextConfig or None
         Which encoder the vectors are from, where that is known.
+    rotation : RotationFile or None
+        What vectors and queries are turned by before prefixes are cut.
+    rebuilt : int
+        The generation whose rebuild made the coarse tier what it is; 0 if it is what it was made as.
     """
 
     format: int
@@ -111,6 +148,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metadata_schema: str | None
     segments: tuple[SegmentEntry, ...]
     text: TextConfig | None = None
+    rotation: RotationFile | None = None
+    rebuilt: int = 0
 
     def schema(self) -> pa.Schema | None:
         """Return the metadata columns, or None before the first row."""
@@ -124,9 +163,20 @@ def encode_schema(schema: pa.Schema) -> str:
     return base64.b64encode(schema.remove_metadata().serialize().to_pybytes()).decode("ascii")
 
 
+def format_of(manifest: Manifest) -> int:
+    """Return the oldest version of the format that says all that a manifest says."""
+    newer = manifest.rotation is not None or manifest.rebuilt or manifest.text is not None
+    return FORMAT_VERSION if newer else PLAIN_VERSION
+
+
 def encode(manifest: Manifest) -> bytes:
     """Return the bytes of a manifest file."""
-    body = msgspec.json.format(msgspec.json.encode(manifest), indent=1).removesuffix(b"}").rstrip()
+    fields = msgspec.to_builtins(manifest)
+    if manifest.format <= PLAIN_VERSION:
+        del fields["rotation"], fields["rebuilt"], fields["text"], fields["config"]["rotation"]
+        for segment in fields["segments"]:
+            del segment["coarse"]
+    body = msgspec.json.format(msgspec.json.encode(fields), indent=1).removesuffix(b"}").rstrip()
     return body + _DIGEST % xxhash.xxh3_128_hexdigest(body).encode()
 
 

@@ -23,13 +23,12 @@ from tiered_index.full.rescore import Scorer
 from tiered_index.storage.column_index import ColumnIndex, ColumnIndexBuilder
 from tiered_index.storage.files import FileEntry, Files, HashingFile, entry_of
 from tiered_index.storage.lookup import Lookup, LookupBuilder
-from tiered_index.storage.manifest import SegmentEntry
+from tiered_index.storage.manifest import COARSE_FILE, SegmentEntry
 from tiered_index.storage.recent import Recent
 from tiered_index.validate.batch import RowBatch
 from tiered_index.validate.ids import ID_TYPES, Keys
 
 ROWS_FILE = "rows.parquet"
-COARSE_FILE = "coarse.faiss"
 LOOKUP_FILE = "lookup.arrow"
 COLUMNS_FILE = "columns.roaring"
 FILE_NAMES = (ROWS_FILE, COARSE_FILE, LOOKUP_FILE)
@@ -185,16 +184,16 @@ class Segment:
         self.name = entry.name
         self.rows = entry.rows
         self.folder = folder
-        for name in (COARSE_FILE, LOOKUP_FILE, COLUMNS_FILE):
-            if name in FILE_NAMES or name in entry.files:
+        for name in (entry.coarse, LOOKUP_FILE, COLUMNS_FILE):
+            if name != COLUMNS_FILE or name in entry.files:
                 check_digest(folder / name, entry.files[name])
         check_size(folder / ROWS_FILE, entry.files[ROWS_FILE])
         if read_footer(folder / ROWS_FILE) != entry.footer:
             raise CorruptIndexError(f"{folder / ROWS_FILE}: the footer's digest is wrong")
-        self.coarse = CoarseTier.open(str(folder / COARSE_FILE), config.prefix_dim, entry.rows)
+        self.coarse = CoarseTier.open(str(folder / entry.coarse), config.prefix_dim, entry.rows)
         if self.coarse.has_graph != entry.has_graph:
             raise CorruptIndexError(
-                f"{folder / COARSE_FILE}: a graph is missing, or there where none was written"
+                f"{folder / entry.coarse}: a graph is missing, or there where none was written"
             )
         self.lookup = Lookup(str(folder / LOOKUP_FILE), entry.rows)
         self.columns: ColumnIndex | None = None

@@ -19,13 +19,28 @@ from tiered_index.storage.lookup import NOT_FOUND
 from tiered_index.storage.manifest import Manifest
 from tiered_index.storage.matching import Matching, match
 from tiered_index.storage.recent import Recent
+from tiered_index.storage.rotation import read_directions
 from tiered_index.storage.scope import whole
 from tiered_index.storage.segment import Segment
 from tiered_index.validate.ids import ID_TYPES, Keys
 from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
+from tiered_index.validate.vectors import Floats, prefixes_of
 
 MATCHINGS_BYTES = 16 << 20
 """What a snapshot holds of the rows that matched its last filters."""
+
+
+def directions_of(manifest: Manifest, root: Path, earlier: Snapshot | None = None) -> Floats | None:
+    """Return a generation's rotation, as far as its prefixes need it: see :func:`read_directions`."""
+    width = manifest.config.prefix_dim
+    if manifest.rotation is None:
+        return None
+    if earlier is not None and (earlier.manifest.rotation, earlier.config.prefix_dim) == (
+        manifest.rotation,
+        width,
+    ):
+        return earlier.directions
+    return read_directions(root, manifest.rotation, manifest.config.store_dim, width)
 
 
 class Snapshot:
@@ -50,14 +65,15 @@ class Snapshot:
 
     def __init__(self, manifest: Manifest, folder: Path, earlier: Snapshot | None = None) -> None:
         known = {live.entry.version: live for live in earlier.segments} if earlier is not None else {}
-        opened = {live.segment.name: live.segment for live in known.values()}
+        opened = {live.entry.tiers: live.segment for live in known.values()}
         self.manifest = manifest
         self.config = manifest.config
         self.schema = manifest.schema()
+        self.directions = directions_of(manifest, folder.parent, earlier)
         self.segments: tuple[LiveSegment, ...] = tuple(
             known.get(entry.version)
             or LiveSegment(
-                opened.get(entry.name) or Segment(folder / entry.name, entry, manifest.config), entry
+                opened.get(entry.tiers) or Segment(folder / entry.name, entry, manifest.config), entry
             )
             for entry in manifest.segments
         )
@@ -65,6 +81,11 @@ class Snapshot:
         self.scope = whole(self.segments)
         self.rows = self.scope.rows
         self._matchings: Recent[Matching] = Recent(MATCHINGS_BYTES)
+
+    def prefixes(self, queries: Floats, prefix_dim: int) -> Floats:
+        """Return the prefixes of queries, shape (n, prefix_dim), as the coarse tier takes them."""
+        unit = self.config.metric == "cosine"
+        return prefixes_of(queries, prefix_dim, unit=unit, directions=self.directions)
 
     def rescore(self, scorer: Scorer, addresses: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of the rows at `addresses`."""

@@ -57,7 +57,8 @@ class Transaction:
         self.publishing = False
         """Whether the manifest may be in place."""
         manifest = snapshot.manifest
-        self.intake = Intake(manifest.config, manifest.id_kind, snapshot.schema, self._refuse)
+        refuse = self._refuse
+        self.intake = Intake(manifest.config, manifest.id_kind, snapshot.schema, snapshot.directions, refuse)
 
     @property
     def rows(self) -> int:

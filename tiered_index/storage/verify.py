@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from tiered_index.blas import product
 from tiered_index.coarse.prefix_graph import CoarseBuilder
 from tiered_index.errors import CorruptIndexError, GenerationNotFoundError, TieredIndexError
 from tiered_index.storage.column_index import postings_of
@@ -14,8 +16,18 @@ from tiered_index.storage.commit import Store
 from tiered_index.storage.live import LiveSegment
 from tiered_index.storage.manifest import Manifest
 from tiered_index.storage.segment import Segment, check_digest
+from tiered_index.storage.snapshot import directions_of
 from tiered_index.validate.metadata import ID_COLUMN
-from tiered_index.validate.vectors import prepared_again
+from tiered_index.validate.vectors import Floats, prepared_again, row_norms
+
+_PRODUCT_ERROR = 1e-5
+"""What float32 may lose of a component along a direction, as a share of the vector's length: BLAS adds in
+another order when it is given other rows beside it."""
+
+_CODE_ERROR = 2.0**-7
+"""The step between two neighbouring codes, as a share of the number."""
+
+_SMALLEST_NORM = 1e-38
 
 
 class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +71,13 @@ def verify(store: Store, manifest: Manifest) -> VerifyReport:
     """
     problems: list[str] = []
     rows = size = 0
+    directions = None
+    if manifest.rotation is not None:
+        size += manifest.rotation.entry.size
+        try:
+            directions = directions_of(manifest, store.root)
+        except CorruptIndexError as error:
+            problems.append(str(error))
     for entry in manifest.segments:
         folder = store.segments / entry.name
         files = [(folder / name, file) for name, file in entry.files.items()]
@@ -76,7 +95,7 @@ def verify(store: Store, manifest: Manifest) -> VerifyReport:
         try:
             segment = Segment(folder, entry, manifest.config)
             LiveSegment(segment, entry)
-            problems += _compare_rows(segment, manifest)
+            problems += _compare_rows(segment, manifest, directions)
             problems += _compare_columns(segment)
             segment.close()
         except TieredIndexError as error:
@@ -89,8 +108,10 @@ def verify(store: Store, manifest: Manifest) -> VerifyReport:
     return VerifyReport(generation=manifest.generation, rows=rows, bytes=size, problems=problems)
 
 
-def _compare_rows(segment: Segment, manifest: Manifest) -> Iterator[str]:
+def _compare_rows(segment: Segment, manifest: Manifest, directions: Floats | None) -> Iterator[str]:
     config = manifest.config
+    unit = config.metric == "cosine"
+    comparable = directions is not None or manifest.rotation is None
     codes = segment.coarse.codes()
     norms = segment.lookup.inverse_norms
     for first, vectors in segment.full.blocks():
@@ -99,12 +120,26 @@ def _compare_rows(segment: Segment, manifest: Manifest) -> Iterator[str]:
         stored = segment.full.columns([ID_COLUMN], rows)[ID_COLUMN].combine_chunks()
         if not stored.cast(ids.type).equals(ids):
             yield f"{segment.folder}: ids of rows {first} and on differ between the tiers"
-        prepared = prepared_again(vectors, config)
-        if not np.array_equal(CoarseBuilder.encode(prepared.prefixes), codes[rows]):
+        prepared = prepared_again(vectors, config, directions)
+        given = vectors.astype(np.float32, copy=False)
+        if comparable and not _are_codes(codes[rows], prepared.prefixes, given, directions, unit=unit):
             yield f"{segment.folder}: codes of rows {first} and on are not those of their vectors"
         found = prepared.inverse_norms
         if norms is not None and found is not None and not np.array_equal(found, norms[rows]):
             yield f"{segment.folder}: norms of rows {first} and on are not those of their vectors"
+
+
+def _are_codes(
+    codes: NDArray[np.uint8], prefixes: Floats, vectors: Floats, directions: Floats | None, *, unit: bool
+) -> bool:
+    """Tell whether codes are those of prefixes: exactly, or as nearly as a rotation can be repeated."""
+    if directions is None:
+        return np.array_equal(CoarseBuilder.encode(prefixes), codes)
+    scale = row_norms(vectors)
+    if unit:  # what is lost grew as the prefix did
+        scale /= np.maximum(row_norms(product(vectors, directions.T)), _SMALLEST_NORM)
+    allowed = _CODE_ERROR * np.abs(prefixes) + _PRODUCT_ERROR * scale[:, None]
+    return bool((np.abs(CoarseBuilder.decode(codes) - prefixes) <= allowed).all())
 
 
 def _compare_columns(segment: Segment) -> Iterator[str]:

@@ -25,6 +25,7 @@ from tiered_index.storage.garbage import collect
 from tiered_index.storage.lock import WriterLock
 from tiered_index.storage.manifest import Manifest
 from tiered_index.storage.policy import MergePolicy, SegmentSize, merge_all
+from tiered_index.storage.rebuild import FEW_ROWS, Rebuild, Wanted
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.transaction import Transaction
 
@@ -221,6 +222,43 @@ class Writer:
             with self._mutex:
                 collect(self._store, self._keep_generations)
 
+    def rebuild(self, decide: Callable[[Snapshot], Wanted | None]) -> bool:
+        """Make the coarse tier anew; writes of other threads go on until the last, short, step.
+
+        Parameters
+        ----------
+        decide : callable
+            Given the newest snapshot, says what is wanted; None if the coarse tier is that already.
+
+        Returns
+        -------
+        bool
+            Whether anything was done.
+        """
+        with self._mutex:
+            self._refuse_in_batch("rebuild_coarse()")
+            self._newest()
+        with self._merging:  # merged segments would have to be built again
+            wanted = decide(self._current.get())
+            if wanted is None:
+                return False
+            rebuild = Rebuild(self._store, self._current.get().manifest, wanted)
+            try:
+                while rebuild.write(self._current.get()) > FEW_ROWS:
+                    pass  # so many rows may have come meanwhile that the last step would take long
+                with self._mutex:
+                    newest = self._newest()
+                    rebuild.write(newest)
+                    committed = rebuild.commit(newest)
+                    self._advance(committed)
+                    collect(self._store, self._keep_generations)
+            except CommitUncertainError:
+                raise
+            except TieredIndexError:
+                rebuild.abandon()
+                raise
+        return True
+
     def restore(self, generation: int) -> None:
         """Commit an earlier generation's content as the newest."""
         with self._mutex:
@@ -231,9 +269,12 @@ class Writer:
             Snapshot(earlier, self._store.segments, newest)  # raises unless all of it is there
             committed = self._store.commit(
                 newest.manifest,
+                config=earlier.config,
                 segments=earlier.segments,
                 id_kind=earlier.id_kind,
                 metadata_schema=earlier.metadata_schema,
+                rotation=earlier.rotation,
+                rebuilt=earlier.rebuilt,
             )
             self._advance(committed)
 

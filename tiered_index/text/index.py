@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Self
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 
 from tiered_index.config import Dtype, Metric, in_range, one_of
 from tiered_index.encoding import TextConfig
-from tiered_index.errors import EncoderMismatchError, IndexNotFoundError, ParameterError
+from tiered_index.errors import EncoderMismatchError, IndexNotFoundError, ParameterError, PrefixWarning
 from tiered_index.explain import Explanation
 from tiered_index.index import Index
-from tiered_index.ingest import COMMIT_ROWS, IngestReport
+from tiered_index.ingest import COMMIT_ROWS, IngestReport, finish
 from tiered_index.opening import create_for_texts, index_exists, open_index
 from tiered_index.planner.model import Calibration
 from tiered_index.progress import Progress
@@ -240,6 +241,7 @@ keep_generations, merge_policy
         progress: bool | None = None,
         commit_rows: int = COMMIT_ROWS,
         calibrate_seconds: float = CALIBRATE_SECONDS,
+        check_prefix: bool = True,
     ) -> IngestReport:
         """Encode and add the texts of a source of any length, in the memory of the coarse tier.
 
@@ -251,7 +253,7 @@ keep_generations, merge_policy
             The source's column of texts.
         skip_existing : bool
             Pass over rows whose ids the index holds, without encoding them.
-        id_column, columns, progress, commit_rows, calibrate_seconds
+        id_column, columns, progress, commit_rows, calibrate_seconds, check_prefix
             As in :func:`tiered_index.ingest`.
 
         Raises
@@ -273,11 +275,10 @@ keep_generations, merge_policy
             added += self.index.write(
                 lambda intake: feed.take(intake, commit_rows), text=self._encoding.config
             )
-        if added and calibrate_seconds:
-            shown.note("measuring plans ...")
-            self.index.calibrate_after(calibrate_seconds)
-        shown.finish(added)
-        return IngestReport(rows=added, skipped=feed.skipped, seconds=perf_counter() - started)
+        doubted = finish(self.index, added, shown, calibrate_seconds, check_prefix)
+        if doubted is not None:
+            warnings.warn(doubted, PrefixWarning, stacklevel=2)
+        return IngestReport(rows=added, skipped=feed.skipped, seconds=perf_counter() - started, doubt=doubted)
 
     def close(self) -> None:
         """Close the index; closing again does nothing."""

@@ -13,7 +13,7 @@ from tiered_index.config import IdKind, IndexConfig
 from tiered_index.errors import IdError
 from tiered_index.validate.ids import Keys, check_distinct, id_array, id_keys, kind_of
 from tiered_index.validate.metadata import metadata_table
-from tiered_index.validate.vectors import PreparedVectors, as_rows, prepare_vectors
+from tiered_index.validate.vectors import Floats, PreparedVectors, as_rows, prepare_vectors
 
 BATCH_ROWS = 8_192
 """Rows that are checked and handed on at a time."""
@@ -66,6 +66,8 @@ class Intake:
         Kind of the index's ids; None while it has no rows.
     schema : pyarrow.Schema or None
         The index's metadata columns; None while it has no rows.
+    directions : ndarray, shape (prefix_dim, store_dim), float32, or None
+        Those of the index's rotation, if it has one.
     refuse_known : callable, optional
         Raises DuplicateIdError if checked ids are in the index; so that rows which cost much to make are
         not made in vain.
@@ -76,9 +78,11 @@ class Intake:
         config: IndexConfig,
         id_kind: IdKind | None,
         schema: pa.Schema | None,
+        directions: Floats | None = None,
         refuse_known: Callable[[pa.Array, Keys], None] = lambda _ids, _keys: None,
     ) -> None:
         self.config = config
+        self._directions = directions
         self.refuse_known = refuse_known
         self.id_kind = id_kind
         self.schema = schema
@@ -110,7 +114,7 @@ class Intake:
 
     def batch(self, ids: Any, vectors: Any, metadata: Any, first_row: int) -> RowBatch:
         """Check one batch; errors add `first_row` to the rows they name."""
-        prepared = prepare_vectors(vectors, self.config, first_row)
+        prepared = prepare_vectors(vectors, self.config, first_row, self._directions)
         array = id_array(ids, self.id_kind, first_row)
         rows = len(prepared.stored)
         if len(array) != rows:

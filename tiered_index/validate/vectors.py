@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tiered_index.blas import product
 from tiered_index.config import IndexConfig
 from tiered_index.errors import (
     DimensionError,
@@ -46,7 +47,9 @@ class PreparedVectors(NamedTuple):
     inverse_norms: Floats | None
 
 
-def prepare_vectors(vectors: Any, config: IndexConfig, first_row: int = 0) -> PreparedVectors:
+def prepare_vectors(
+    vectors: Any, config: IndexConfig, first_row: int = 0, directions: Floats | None = None
+) -> PreparedVectors:
     """Check a batch of vectors and make of it what both tiers keep.
 
     Parameters
@@ -57,6 +60,8 @@ def prepare_vectors(vectors: Any, config: IndexConfig, first_row: int = 0) -> Pr
         The index's settings.
     first_row : int
         Added to the rows that errors name.
+    directions : ndarray, shape (prefix_dim, store_dim), float32, optional
+        Components along these make the prefixes; the leading ones by default.
 
     Raises
     ------
@@ -74,29 +79,43 @@ def prepare_vectors(vectors: Any, config: IndexConfig, first_row: int = 0) -> Pr
         )
     norms = row_norms(kept)
     _raise_rows(VectorRangeError, "the vector's length does not fit float32", norms > _FLOAT32.max, first_row)
-    return _prepared(stored, kept, norms, config, first_row)
+    return _prepared(stored, kept, norms, config, first_row, directions)
 
 
-def prepared_again(stored: NDArray[Any], config: IndexConfig) -> PreparedVectors:
-    """Return stored vectors, which were checked when they came in, with their prefixes and norms."""
+def prepared_again(
+    stored: NDArray[Any], config: IndexConfig, directions: Floats | None = None, first_row: int = 0
+) -> PreparedVectors:
+    """Return stored vectors, which were checked when they came in, with their prefixes and norms.
+
+    After a rotation a prefix may be zero: one that is hardly more was taken when it came in, and what a
+    product makes of it depends on the rows beside it.
+    """
     kept = stored.astype(np.float32, copy=False)
-    return _prepared(stored, kept, row_norms(kept), config, 0)
+    may_be_zero = directions is not None
+    return _prepared(stored, kept, row_norms(kept), config, first_row, directions, may_be_zero=may_be_zero)
 
 
 def _prepared(
-    stored: NDArray[Any], kept: Floats, norms: NDArray[np.float64], config: IndexConfig, first_row: int
+    stored: NDArray[Any],
+    kept: Floats,
+    norms: NDArray[np.float64],
+    config: IndexConfig,
+    first_row: int,
+    directions: Floats | None,
+    *,
+    may_be_zero: bool = False,
 ) -> PreparedVectors:
-    prefixes = kept[:, : config.prefix_dim]
+    prefixes = kept[:, : config.prefix_dim] if directions is None else product(kept, directions.T)
     if config.metric == "dot":
         return PreparedVectors(stored, np.ascontiguousarray(prefixes), None)
     _raise_rows(ZeroVectorError, "a zero vector has no cosine", norms < _SMALLEST_NORM, first_row)
     prefix_norms = row_norms(prefixes)
-    _raise_rows(
-        ZeroVectorError,
-        f"the first {config.prefix_dim} dimensions are zero and have no cosine",
-        prefix_norms < _SMALLEST_NORM,
-        first_row,
-    )
+    zero = prefix_norms < _SMALLEST_NORM
+    if may_be_zero:
+        prefix_norms[zero] = np.inf
+    else:
+        message = f"the first {config.prefix_dim} dimensions{_turned(directions)} are zero and have no cosine"
+        _raise_rows(ZeroVectorError, message, zero, first_row)
     return PreparedVectors(
         stored,
         prefixes * (1.0 / prefix_norms).astype(np.float32)[:, None],
@@ -148,12 +167,25 @@ def prepare_queries(query: Any, config: IndexConfig) -> tuple[Floats, bool]:
     return _unit(matrix, "a zero query has no cosine"), single
 
 
-def prefixes_of(queries: Floats, prefix_dim: int, *, unit: bool) -> Floats:
-    """Cut the first `prefix_dim` dimensions of each query, and scale them to unit length if `unit`."""
-    prefixes = queries[:, :prefix_dim]
+def prefixes_of(queries: Floats, prefix_dim: int, *, unit: bool, directions: Floats | None = None) -> Floats:
+    """Cut the first `prefix_dim` dimensions of each query, and scale them to unit length if `unit`.
+
+    With `directions`, of shape (prefix_dim or more, dim), the components along the first of them instead.
+    """
+    if directions is None:
+        prefixes = queries[:, :prefix_dim]
+    elif len(queries) == 1:  # one BLAS dot a direction: a larger product would start BLAS's threads
+        prefixes = np.vecdot(directions[:prefix_dim], queries[0])[None]
+    else:
+        prefixes = product(queries, directions[:prefix_dim].T)
     if not unit:
         return np.ascontiguousarray(prefixes)
-    return _unit(prefixes, f"the query's first {prefix_dim} dimensions are zero and have no cosine")
+    turned = _turned(directions)
+    return _unit(prefixes, f"the query's first {prefix_dim} dimensions{turned} are zero and have no cosine")
+
+
+def _turned(directions: Floats | None) -> str:
+    return "" if directions is None else ", after the rotation,"
 
 
 def _unit(queries: Floats, message: str) -> Floats:
