@@ -83,6 +83,21 @@ def assert_same(one: ti.SearchResult, other: ti.SearchResult) -> None:
     assert one.stats.total_ms >= one.stats.coarse_ms + one.stats.rescore_ms > 0.0
 
 
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_rotated_answers_are_those_of_the_general_way(
+    make: Callable[..., ti.Index], data: tuple, only: Callable, metric: str
+) -> None:
+    index = make(metric=metric)
+    index.rebuild_coarse(rotation="pca")
+    asked = [(query, plan) for plan in PLANS for query in data[1]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tiered_index.reader.ask", None)
+        prepared = [index.search(query, **plan) for query, plan in asked]
+    only("general")
+    for result, (query, plan) in zip(prepared, asked, strict=True):
+        assert_same(result, index.search(query, **plan))
+
+
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("texts", [False, True])
 @pytest.mark.parametrize("fewer", [False, True])

@@ -63,12 +63,13 @@ class Prepared:
         plan, config, road = decision.plan, snapshot.config, snapshot.scope.road
         if plan.strategy != "graph" or road is None or config.dim != config.store_dim:
             return
-        if snapshot.directions is not None:  # the compiled call cuts prefixes as queries are given
-            return
         if road.takes(k, plan.ef, scan=False):
             enough = enough_of(plan, k, snapshot.rows)
             unit = config.metric == "cosine"
-            self._answer = road.prepare(k, plan, decision.limits, enough, unit=unit).answer
+            prepared = road.prepare(
+                k, plan, decision.limits, enough, unit=unit, directions=snapshot.directions
+            )
+            self._answer = prepared.answer
 
     def search(self, query: Any, started_ns: int) -> SearchResult | None:
         """Answer a query of float32; None where that takes another way."""

@@ -383,7 +383,18 @@ def load() -> Any:
     answer_many(graph, full, query[None], query[None], 1, 1, 1, threads=1)
     plan = Plan(strategy="graph", prefix_dim=16, ef=1, candidates=1)
     file = (-1, -1)
-    Prepared(graph, full, [file] * 3, None, 0, 1, plan, NO_LIMITS, 1, unit=False, safe=(-1.0, 1.0)).answer(
-        query, 0
-    )
+    Prepared(
+        graph,
+        full,
+        [file] * 3,
+        None,
+        0,
+        1,
+        plan,
+        NO_LIMITS,
+        1,
+        unit=False,
+        safe=(-1.0, 1.0),
+        directions=None,
+    ).answer(query, 0)
     return answer(graph, full, query, query, 1, 1, 1)

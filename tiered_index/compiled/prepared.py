@@ -67,8 +67,9 @@ SEEDS_COUNT: Final = 27
 IDS: Final = 28  # address of each row's id, int64, or 0 where ids are texts
 FIRST: Final = 29  # address of row 0 in the snapshot
 ENOUGH: Final = 30  # rows to read, unless a deadline comes first
-FILES: Final = 31  # of three files, descriptor and least size
-FIELDS: Final = 37
+DIRECTIONS: Final = 31  # address of those whose components make prefixes, float32, or 0
+FILES: Final = 32  # of three files, descriptor and least size
+FIELDS: Final = 38
 
 # and of float64
 STOP: Final = 0
@@ -119,17 +120,22 @@ def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):
     square = np.float64(dot_f32(given, given, dim))
     if not reals[SAFE_LOW] < square < reals[SAFE_HIGH]:
         return OTHERWISE
-    if fields[UNIT]:
-        part = np.float64(dot_f32(given, given, prefix_dim))
-        if not reals[SAFE_LOW] < part < reals[SAFE_HIGH]:
-            return OTHERWISE
-        scale, prefix_scale = np.float32(1.0 / np.sqrt(square)), np.float32(1.0 / np.sqrt(part))
-    else:
-        scale = prefix_scale = np.float32(1.0)
+    scale = np.float32(1.0 / np.sqrt(square)) if fields[UNIT] else np.float32(1.0)
     for i in range(dim):
         whole[i] = query[i] * scale
-    for i in range(prefix_dim):
-        prefix[i] = query[i] * prefix_scale
+    if fields[DIRECTIONS]:
+        for i in range(prefix_dim):
+            prefix[i] = dot_f32(fields[DIRECTIONS] + 4 * dim * i, at[QUERY], dim)
+    else:
+        for i in range(prefix_dim):
+            prefix[i] = whole[i]
+    if fields[UNIT]:
+        part = np.float64(dot_f32(at[PREFIX], at[PREFIX], prefix_dim))
+        if not reals[SAFE_LOW] < part < reals[SAFE_HIGH]:
+            return OTHERWISE
+        scale = np.float32(1.0 / np.sqrt(part))
+        for i in range(prefix_dim):
+            prefix[i] *= scale
     state = carray(pointer_i64(at[STATE]), (STATE_FIELDS,))
     no_rows = carray(pointer_i32(at[TABLE]), (np.int64(0),))
     found, told[MARGIN], told[MISSED] = answer(
@@ -195,6 +201,8 @@ class Prepared:
         Whether queries are scaled to unit length.
     safe : (float, float)
         Squares of lengths between these are safe to divide by.
+    directions : ndarray of float32, shape (prefix_dim or more, dim), or None
+        Those whose components make prefixes, of a rotated index.
     live, seeds
         Which rows may be found; see :func:`tiered_index.compiled.engine.walk`.
     """
@@ -215,6 +223,7 @@ class Prepared:
         *,
         unit: bool,
         safe: tuple[float, float],
+        directions: NDArray[np.float32] | None,
         live: int = 0,
         seeds: NDArray[np.int64] | None = None,
     ) -> None:
@@ -228,6 +237,8 @@ class Prepared:
         fields[LIVE], fields[FIRST], fields[ENOUGH] = live, first, enough
         if seeds is not None:
             fields[SEEDS], fields[SEEDS_COUNT] = seeds.ctypes.data, len(seeds)
+        if directions is not None:
+            fields[DIRECTIONS] = directions.ctypes.data
         if numbers is not None:
             fields[IDS] = numbers.ctypes.data
         fields[FILES:] = np.array(files).reshape(-1)
@@ -235,7 +246,7 @@ class Prepared:
         self._reals = np.array([plan.early_stop, plan.misses, *safe])
         self._k, self._ef = k, plan.ef
         self._ids = numbers is not None
-        self._kept = (numbers, seeds)  # as long as their addresses are used
+        self._kept = (numbers, seeds, directions)  # as long as their addresses are used
 
     def answer(self, query: NDArray[np.float32], started_ns: int) -> Any:
         """Answer one query of the right type and shape.

@@ -52,7 +52,16 @@ class Road:
         ef = ef if self._among is None else self._among.wider(ef)
         return 0 < k <= self._engine.MAX_K and self._segment.rows > SCAN_ROWS_PER_EF * ef
 
-    def prepare(self, k: int, plan: Plan, limits: Limits, enough: int, *, unit: bool) -> Any:
+    def prepare(
+        self,
+        k: int,
+        plan: Plan,
+        limits: Limits,
+        enough: int,
+        *,
+        unit: bool,
+        directions: NDArray[np.float32] | None,
+    ) -> Any:
         """Return what answers many queries one by one; see :mod:`tiered_index.compiled.engine`."""
         segment, settings = self._segment, self._rows(scan=False)
         files = [segment.coarse.mapped, segment.full.mapped, segment.lookup.mapped]
@@ -68,6 +77,7 @@ class Road:
             enough,
             unit=unit,
             safe=SAFE_SQUARES,
+            directions=directions,
             **settings,
         )
 
