@@ -236,10 +236,10 @@ def _runner(index: ti.Index, k: int, plan: ti.Plan) -> Search:
     """Return what searches by a plan that a call cannot ask for."""
     snapshot = index._current.get()
     decision = Decision(plan, NO_LIMITS, ti.Budget(), None, None)
-    prepared = Prepared(snapshot, Planning(), k, decision)
+    prepared = Prepared(snapshot, Planning(), k, decision, snapshot.scope)
 
     def run(query: Any) -> ti.SearchResult:
-        found = prepared.search(query, perf_counter_ns())
+        found = prepared.search(snapshot, query, perf_counter_ns())
         if found is not None:
             return found
         started = perf_counter()

@@ -189,7 +189,7 @@ class _Subject:
         prepared = self._prepared.get((k, plan))
         if prepared is None:
             decision = Decision(plan, NO_LIMITS, Budget(), None, None)
-            prepared = Prepared(self._snapshot, Planning(), k, decision)
+            prepared = Prepared(self._snapshot, Planning(), k, decision, self._snapshot.scope)
             self._prepared[k, plan] = prepared
         began = perf_counter_ns()
         hits = prepared.hits(one[0], began)

@@ -19,8 +19,10 @@ from tiered_index.by_road import enough_of
 from tiered_index.config import Budget
 from tiered_index.decision import Decision
 from tiered_index.outcome import Outcome, learn
+from tiered_index.planner.filtered import least_share
 from tiered_index.planning import Planning
 from tiered_index.results import Hits, SearchResult, SearchStats
+from tiered_index.storage.scope import Scope
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import prepare_queries
 
@@ -29,6 +31,7 @@ LEARN_EVERY = 4
 
 _FLOAT32 = np.dtype(np.float32)
 _KEPT = 256
+_TRIED, _FEW = 16, 0.25
 
 _Called = tuple[
     int, float | None, float | None, Budget | None, str | None, int | None, int | None, int | None
@@ -48,38 +51,65 @@ class Prepared:
         Results a query.
     decision : Decision
         How; deadlines are counted from the beginning of a call.
+    scope : Scope
+        Which rows may be found.
     """
 
-    __slots__ = ("_answer", "_calls", "_decision", "_k", "_planning", "_shape", "_snapshot")
+    __slots__ = (
+        "_answer",
+        "_calls",
+        "_decision",
+        "_k",
+        "_otherwise",
+        "_planning",
+        "_row_bytes",
+        "_scope",
+        "_shape",
+    )
 
-    def __init__(self, snapshot: Snapshot, planning: Planning, k: int, decision: Decision) -> None:
-        self._snapshot = snapshot
+    def __init__(
+        self, snapshot: Snapshot, planning: Planning, k: int, decision: Decision, scope: Scope
+    ) -> None:
+        self._row_bytes = snapshot.row_bytes
         self._planning = planning
         self._k = k
         self._decision = decision
-        self._calls = 0
+        self._scope = scope  # for as long as its addresses are used
+        self._calls = self._otherwise = 0
         self._shape = (snapshot.config.dim,)
         self._answer: Callable[..., Any] | None = None
-        plan, config, road = decision.plan, snapshot.config, snapshot.scope.road
-        if plan.strategy != "graph" or road is None or config.dim != config.store_dim:
+        plan, config, road = decision.plan, snapshot.config, scope.road
+        if plan.strategy == "exact" or road is None or config.dim != config.store_dim:
             return
-        if road.takes(k, plan.ef, scan=False):
-            enough = enough_of(plan, k, snapshot.rows)
-            unit = config.metric == "cosine"
-            prepared = road.prepare(
-                k, plan, decision.limits, enough, unit=unit, directions=snapshot.directions
-            )
-            self._answer = prepared.answer
+        k = min(k, scope.rows)
+        if road.takes(k, plan.ef, scan=plan.strategy == "scan"):
+            self._answer = road.prepare(
+                k,
+                plan,
+                decision.limits,
+                enough_of(plan, k, scope.rows),
+                unit=config.metric == "cosine",
+                directions=snapshot.directions,
+                least_near=least_share(plan, snapshot.rows, scope.rows),
+            ).answer
 
-    def search(self, query: Any, started_ns: int) -> SearchResult | None:
-        """Answer a query of float32; None where that takes another way."""
+    def search(self, snapshot: Snapshot, query: Any, started_ns: int) -> SearchResult | None:
+        """Answer a query of float32; None where that takes another way.
+
+        The snapshot, for which it was prepared, keeps this object, and not the other way round: files of an
+        earlier generation are let go of with the last result of it.
+        """
         if self._answer is None or query.shape != self._shape:
             return None
+        self._calls += 1
         found = self._answer(query, started_ns)
         if found is None:
+            self._otherwise += 1
+            if self._otherwise > _TRIED and self._otherwise > _FEW * self._calls:
+                self._answer = None  # most queries want another way than was decided
             return None
         rows, ids, scores, told = found
-        snapshot, planning = self._snapshot, self._planning
+        planning = self._planning
         if planning.due():
             planning.keep(prepare_queries(query, snapshot.config)[0][0])
         if ids is None:
@@ -87,10 +117,8 @@ class Prepared:
         total_ms = (perf_counter_ns() - started_ns) / 1e6
         hits = partial(self._hits, rows, scores, told, total_ms)
         outcome = Outcome(self._decision, planning.chooser, self._k, hits, total_ms)
-        if planning.chooser is not None:
-            self._calls += 1
-            if self._calls % LEARN_EVERY == 0:
-                learn(self._decision, planning.chooser, self._k, outcome.hits)
+        if planning.chooser is not None and self._calls % LEARN_EVERY == 0:
+            learn(self._decision, planning.chooser, self._k, outcome.hits)
         return SearchResult(ids, scores, rows, self._decision.plan, snapshot, outcome)
 
     def hits(self, query: NDArray[np.float32], started_ns: int) -> Hits | None:
@@ -109,15 +137,16 @@ class Prepared:
         total_ms: float,
     ) -> Hits:
         margin, missed, late, distances, rows_read, cold_rows, coarse_ns, rescore_ns = told.tolist()
+        scan = self._decision.plan.strategy == "scan"
         stats = SearchStats(
             total_ms=total_ms,
             coarse_ms=coarse_ns / 1e6,
             rescore_ms=rescore_ns / 1e6,
             queries=1,
-            parts_walked=1,
-            parts_scanned=0,
+            parts_walked=int(not scan),
+            parts_scanned=int(scan),
             rows_read=int(rows_read),
-            bytes_read=int(rows_read) * self._snapshot.row_bytes,
+            bytes_read=int(rows_read) * self._row_bytes,
             cold_rows=int(cold_rows),
             distances=int(distances),
         )
@@ -125,7 +154,7 @@ class Prepared:
 
 
 class PreparedSearches:
-    """What an open index has prepared, by what calls ask.
+    """Finds, or makes, what is prepared for a call: a snapshot, or the rows of a filter, keep it.
 
     Parameters
     ----------
@@ -135,9 +164,10 @@ class PreparedSearches:
 
     def __init__(self, planning: Planning) -> None:
         self._planning = planning
-        self._known: dict[_Called, tuple[tuple[Any, ...], Prepared]] = {}
 
-    def search(self, snapshot: Snapshot, query: Any, called: _Called, started_ns: int) -> SearchResult | None:
+    def search(
+        self, snapshot: Snapshot, query: Any, called: _Called, started_ns: int, where: Any = None
+    ) -> SearchResult | None:
         """Answer one query; None where that takes another way.
 
         Parameters
@@ -150,29 +180,40 @@ class PreparedSearches:
             k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef and candidates, as given.
         started_ns : int
             ``perf_counter_ns()`` when the call came in.
+        where : mapping or pyarrow.compute.Expression, optional
+            Which rows may be found.
         """
-        if snapshot.scope.road is None or type(query) is not np.ndarray or query.dtype != _FLOAT32:
+        if type(query) is not np.ndarray or query.dtype != _FLOAT32 or query.ndim != 1:
             return None
-        chooser = self._planning.chooser
-        basis = snapshot, self._planning.epoch, None if chooser is None else chooser.feedback.state()
         if type(called[0]) is not int:  # a number that is equal to one is not k
             return None
+        known, matching = snapshot.prepared, None
+        if where is not None:
+            matching = snapshot.matching(where)
+            if matching.count == snapshot.rows:
+                matching = None
+            else:
+                known = matching.prepared
+        chooser = self._planning.chooser
+        basis = self._planning.epoch, None if chooser is None else chooser.feedback.state()
         try:
-            known = self._known.get(called)
+            found = known.get(called)
         except TypeError:  # what has no hash is no number and no budget
             return None
-        if known is None or known[0] != basis:
-            if query.ndim != 1:
+        if found is None or found[0] != basis:
+            scope = snapshot.scope if matching is None else matching.scope
+            if scope.road is None:
                 return None
-            known = basis, self._prepare(snapshot, called)
-            if len(self._known) >= _KEPT:
-                self._known.clear()
-            self._known[called] = known
-        return known[1].search(query, started_ns)
+            found = basis, self._prepare(snapshot, called, scope, None if matching is None else scope.rows)
+            if len(known) >= _KEPT:
+                known.clear()
+            known[called] = found
+        searches: Prepared = found[1]
+        return searches.search(snapshot, query, started_ns)
 
-    def _prepare(self, snapshot: Snapshot, called: _Called) -> Prepared:
+    def _prepare(self, snapshot: Snapshot, called: _Called, scope: Scope, matches: int | None) -> Prepared:
         k, latency_ms, min_recall, budget, profile, prefix_dim, ef, candidates = called
         asked = self._planning.asked(budget, profile, latency_ms, min_recall)
         fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates}
-        decision = self._planning.decide(snapshot, k, 1, asked, fixed, 0)
-        return Prepared(snapshot, self._planning, k, decision)
+        decision = self._planning.decide(snapshot, k, 1, asked, fixed, 0, matches)
+        return Prepared(snapshot, self._planning, k, decision, scope)

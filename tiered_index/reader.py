@@ -120,9 +120,9 @@ class Reader:
         """
         started_ns = perf_counter_ns()
         snapshot, planning = self._current.get(), self._planning
-        if where is None and group_by is None and not exact and not strict:
+        if group_by is None and not exact and not strict:
             called = (k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef, candidates)
-            found = self._prepared.search(snapshot, query, called, started_ns)
+            found = self._prepared.search(snapshot, query, called, started_ns, where)
             if found is not None:
                 return found
         asked = planning.asked(budget, profile, latency_budget_ms, min_recall)

@@ -18,7 +18,9 @@ from tiered_index.compiled.beam import (
     FULL,
     LATE,
     ROWS_READ,
+    SIZE,
     STATE_FIELDS,
+    row_of,
 )
 from tiered_index.compiled.operations import (
     dot_f32,
@@ -46,6 +48,7 @@ from tiered_index.compiled.room import (
     TABLE_SIZE,
     room,
 )
+from tiered_index.compiled.walk import approach, is_live
 from tiered_index.limits import Limits
 from tiered_index.planner.plan import Plan
 
@@ -68,15 +71,21 @@ IDS: Final = 28  # address of each row's id, int64, or 0 where ids are texts
 FIRST: Final = 29  # address of row 0 in the snapshot
 ENOUGH: Final = 30  # rows to read, unless a deadline comes first
 DIRECTIONS: Final = 31  # address of those whose components make prefixes, float32, or 0
-FILES: Final = 32  # of three files, descriptor and least size
-FIELDS: Final = 38
+ROWS: Final = 32  # address of rows to score and no others, int32
+ROWS_COUNT: Final = 33  # 0 to walk
+NEAR_EF: Final = 34  # beam, and rows, that tell how many of those near the query may be found
+NEAR_ROWS: Final = 35
+FILES: Final = 36  # of three files, descriptor and least size
+FIELDS: Final = 42
 
 # and of float64
 STOP: Final = 0
 FEW: Final = 1
 SAFE_LOW: Final = 2  # squares of lengths between these are safe to divide by
 SAFE_HIGH: Final = 3
-REALS: Final = 4
+LEAST_NEAR: Final = 4  # share of rows near the query that must be among those that may be found, or 0
+MOST_MISSED: Final = 5  # what may be expected to be missed
+REALS: Final = 6
 
 # What is said of an answer, in an array of float64
 MARGIN: Final = 0
@@ -87,6 +96,19 @@ TOLD: Final = 2 + STATE_FIELDS - LATE
 # What is returned where it is not how many rows were found
 GROW: Final = -1  # the room is too small
 OTHERWISE: Final = -2  # the query, the files or what was found want another way
+
+
+@njit(nogil=True, cache=True)
+def _share_near(fields, at, prefix_dim, state):  # type: ignore[no-untyped-def]
+    """Return which share of the rows near the query may be found."""
+    beam = carray(pointer_i64(at[BEAM]), (at[BEAM_SIZE],))
+    table = carray(pointer_i32(at[TABLE]), (at[TABLE_SIZE],))
+    graph = fields[:GRAPH_FIELDS]
+    approach(graph, at[PREFIX], prefix_dim, fields[NEAR_EF], fields[NEAR_ROWS], beam, table, state)
+    live = 0
+    for i in range(state[SIZE]):
+        live += is_live(fields[LIVE], row_of(beam[i])) != 0
+    return live / state[SIZE]
 
 
 @njit(nogil=True, cache=True)
@@ -137,7 +159,8 @@ def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):
         for i in range(prefix_dim):
             prefix[i] *= scale
     state = carray(pointer_i64(at[STATE]), (STATE_FIELDS,))
-    no_rows = carray(pointer_i32(at[TABLE]), (np.int64(0),))
+    if reals[LEAST_NEAR] > 0.0 and _share_near(fields, at, prefix_dim, state) < reals[LEAST_NEAR]:
+        return OTHERWISE
     found, told[MARGIN], told[MISSED] = answer(
         fields[:GRAPH_FIELDS],
         fields[GRAPH_FIELDS : GRAPH_FIELDS + FULL_FIELDS],
@@ -149,7 +172,7 @@ def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):
         reals[STOP],
         reals[FEW],
         fields[LIVE],
-        no_rows,
+        carray(pointer_i32(fields[ROWS]), (fields[ROWS_COUNT],)),
         carray(pointer_i64(fields[SEEDS]), (fields[SEEDS_COUNT],)),
         started + fields[WALK_NS] if fields[TIMED] else 0,
         started + fields[CALL_NS] if fields[TIMED] else 0,
@@ -165,7 +188,7 @@ def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):
     )
     if state[FULL]:
         return GROW
-    if state[ROWS_READ] < fields[ENOUGH] and not state[LATE]:
+    if not state[LATE] and (state[ROWS_READ] < fields[ENOUGH] or told[MISSED] > reals[MOST_MISSED]):
         return OTHERWISE
     for i in range(LATE, STATE_FIELDS):
         told[TOLD_LATE + i - LATE] = state[i]
@@ -192,7 +215,7 @@ class Prepared:
     k : int
         Results a query.
     plan : Plan
-        A walk.
+        A walk, or a scan of `rows`.
     limits : Limits
         Deadlines counted from the beginning of a call.
     enough : int
@@ -203,7 +226,10 @@ class Prepared:
         Squares of lengths between these are safe to divide by.
     directions : ndarray of float32, shape (prefix_dim or more, dim), or None
         Those whose components make prefixes, of a rotated index.
-    live, seeds
+    near : (int, int, float)
+        Beam and rows that tell which share of the rows near a query may be found, and the least that it must
+        be for the plan; with a share of 0 it does not matter.
+    live, rows, seeds
         Which rows may be found; see :func:`tiered_index.compiled.engine.walk`.
     """
 
@@ -224,7 +250,9 @@ class Prepared:
         unit: bool,
         safe: tuple[float, float],
         directions: NDArray[np.float32] | None,
+        near: tuple[int, int, float],
         live: int = 0,
+        rows: NDArray[np.int32] | None = None,
         seeds: NDArray[np.int64] | None = None,
     ) -> None:
         fields = np.zeros(FIELDS, np.int64)
@@ -235,6 +263,9 @@ class Prepared:
         fields[TIMED], fields[COLD] = limits.call_ns > 0, limits.cold
         fields[WALK_NS], fields[CALL_NS] = limits.walk_ns, limits.call_ns
         fields[LIVE], fields[FIRST], fields[ENOUGH] = live, first, enough
+        fields[NEAR_EF], fields[NEAR_ROWS], least = near
+        if rows is not None:
+            fields[ROWS], fields[ROWS_COUNT] = rows.ctypes.data, len(rows)
         if seeds is not None:
             fields[SEEDS], fields[SEEDS_COUNT] = seeds.ctypes.data, len(seeds)
         if directions is not None:
@@ -243,10 +274,12 @@ class Prepared:
             fields[IDS] = numbers.ctypes.data
         fields[FILES:] = np.array(files).reshape(-1)
         self._fields = fields
-        self._reals = np.array([plan.early_stop, plan.misses, *safe])
+        certain = rows is None or not plan.misses or plan.candidates >= len(rows)
+        most = np.inf if certain else plan.misses
+        self._reals = np.array([plan.early_stop, plan.misses, *safe, least, most])
         self._k, self._ef = k, plan.ef
         self._ids = numbers is not None
-        self._kept = (numbers, seeds, directions)  # as long as their addresses are used
+        self._kept = (numbers, rows, seeds, directions)  # as long as their addresses are used
 
     def answer(self, query: NDArray[np.float32], started_ns: int) -> Any:
         """Answer one query of the right type and shape.

@@ -91,6 +91,11 @@ def wants_share(plan: Plan, rows: int, matches: int) -> bool:
     return plan.strategy == "graph" and plan.misses > 0.0 and matches < _SPARSE * rows
 
 
+def least_share(plan: Plan, rows: int, matches: int) -> float:
+    """Return the least share of the rows near a query with which :func:`by_share` leaves a plan as it is."""
+    return NEAR * matches / rows if wants_share(plan, rows, matches) else 0.0
+
+
 def by_share(plan: Plan, share: float, rows: int, matches: int, *, may_scan: bool) -> Plan:
     """Return what is best for one query, by the share of the rows near it that match.
 

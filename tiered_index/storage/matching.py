@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ class Matching:
         self.count = sum(map(len, rows))
         self._segments = segments
         self._scope: Scope | None = None
+        self.prepared: dict[Hashable, Any] = {}
+        """Searches among these rows that are prepared; they go with the rows, whose addresses they know."""
 
     @property
     def bytes(self) -> int:

@@ -61,9 +61,13 @@ class Road:
         *,
         unit: bool,
         directions: NDArray[np.float32] | None,
+        least_near: float,
     ) -> Any:
-        """Return what answers many queries one by one; see :mod:`tiered_index.compiled.engine`."""
-        segment, settings = self._segment, self._rows(scan=False)
+        """Return what answers many queries one by one; see :mod:`tiered_index.compiled.engine`.
+
+        It is valid as long as this object.
+        """
+        segment, settings = self._segment, self._rows(scan=plan.strategy == "scan")
         files = [segment.coarse.mapped, segment.full.mapped, segment.lookup.mapped]
         return self._engine.Prepared(
             self._graph,
@@ -78,6 +82,7 @@ class Road:
             unit=unit,
             safe=SAFE_SQUARES,
             directions=directions,
+            near=(_NEAR_EF, _NEAR_ROWS, least_near),
             **settings,
         )
 

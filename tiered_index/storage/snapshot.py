@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tiered_index.filters.key import key_of
 from tiered_index.filters.nodes import Node
 from tiered_index.filters.parse import parse
 from tiered_index.full.parquet_writer import file_schema
@@ -28,6 +29,8 @@ from tiered_index.validate.vectors import Floats, prefixes_of
 
 MATCHINGS_BYTES = 16 << 20
 """What a snapshot holds of the rows that matched its last filters."""
+
+_MOST_PARSED = 1_024
 
 
 def directions_of(manifest: Manifest, root: Path, earlier: Snapshot | None = None) -> Floats | None:
@@ -81,6 +84,9 @@ class Snapshot:
         self.scope = whole(self.segments)
         self.rows = self.scope.rows
         self._matchings: Recent[Matching] = Recent(MATCHINGS_BYTES)
+        self._parsed: dict[Hashable, Node] = {}
+        self.prepared: dict[Hashable, Any] = {}
+        """Searches among all rows that are prepared."""
 
     def prefixes(self, queries: Floats, prefix_dim: int) -> Floats:
         """Return the prefixes of queries, shape (n, prefix_dim), as the coarse tier takes them."""
@@ -144,14 +150,24 @@ class Snapshot:
         FilterError
             It names unknown columns or operators, or values that do not fit.
         """
-        kind = self.manifest.id_kind
-        known = None if kind is None else pa.schema([(ID_COLUMN, ID_TYPES[kind]), *(self.schema or ())])
-        node: Node = parse(where, known)
+        key = key_of(where)
+        node = None if key is None else self._parsed.get(key)
+        if node is None:
+            node = self._parse(where)
+            if key is not None:
+                if len(self._parsed) >= _MOST_PARSED:
+                    self._parsed.clear()
+                self._parsed[key] = node
         found = self._matchings.get(node)
         if found is None:
             found = match(node, self.segments)
             self._matchings.put(node, found, found.bytes)
         return found
+
+    def _parse(self, where: Any) -> Node:
+        kind = self.manifest.id_kind
+        known = None if kind is None else pa.schema([(ID_COLUMN, ID_TYPES[kind]), *(self.schema or ())])
+        return parse(where, known)
 
     def ids(self, addresses: NDArray[np.int64]) -> NDArray[Any]:
         """Return the ids at `addresses`: an array of str objects, or of int64."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,7 +58,12 @@ class Transaction:
         self.publishing = False
         """Whether the manifest may be in place."""
         manifest = snapshot.manifest
-        refuse = self._refuse
+        myself = weakref.ref(self)  # a circle would hold the snapshot's files until it is found
+
+        def refuse(ids: pa.Array, keys: Keys) -> None:
+            if (transaction := myself()) is not None:
+                _refuse_known(ids, *transaction._find(ids, keys), 0)
+
         self.intake = Intake(manifest.config, manifest.id_kind, snapshot.schema, snapshot.directions, refuse)
 
     @property
@@ -276,9 +282,6 @@ class Transaction:
         self._broken = True  # unless the append ends well, the new segment's file is not what it should be
         self._writer.append(batch)
         self._broken = False
-
-    def _refuse(self, ids: pa.Array, keys: Keys) -> None:
-        _refuse_known(ids, *self._find(ids, keys), 0)
 
     def _find(self, ids: pa.Array, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return each id's row in the new segment and its address in the snapshot; -1 if it is not there."""

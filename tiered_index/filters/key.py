@@ -1,0 +1,41 @@
+"""What tells one filter from another, cheaply: a service asks with the same few again and again."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Hashable
+from typing import Any
+
+_PLAIN = frozenset(
+    {str, int, float, bool, bytes, type(None), datetime.date, datetime.datetime, datetime.time}
+)
+_MOST_VALUES = 64
+
+
+def key_of(where: Any) -> Hashable | None:
+    """Return what is equal of two filters only if they mean the same; None where that would take long.
+
+    Parameters
+    ----------
+    where : mapping or pyarrow.compute.Expression
+        As it was given; it is not checked.
+    """
+    try:
+        return _key(where)
+    except _NoKeyError:
+        return None
+
+
+class _NoKeyError(Exception):
+    pass
+
+
+def _key(value: Any) -> Hashable:
+    kind = type(value)
+    if kind in _PLAIN:
+        return kind, value  # for 1, 1.0 and True are equal
+    if kind is dict:
+        return tuple([(name, _key(given)) for name, given in value.items()])
+    if (kind is list or kind is tuple) and len(value) <= _MOST_VALUES:
+        return list, tuple([_key(one) for one in value])
+    raise _NoKeyError
