@@ -19,7 +19,8 @@ from .synthetic import ROWS, calibration
 
 SEEDS = st.integers(0, 2**32 - 1)
 PLAIN = State(1.0, 1.0, 0.0)
-STATES = st.builds(State, st.floats(0.05, 20.0), st.floats(0.05, 20.0), st.sampled_from([0.0, 0.25, 1.0]))
+FACTORS = st.floats(0.05, 20.0)
+STATES = st.builds(State, FACTORS, FACTORS, st.sampled_from([0.0, 0.25, 1.0]), st.none())
 LATENCIES = st.floats(-2.5, 2.5).map(lambda exponent: 10.0**exponent)
 FLOORS = st.floats(0.01, 0.99)
 

@@ -68,6 +68,7 @@ class Chooser:
         self._options: dict[tuple[int, int, float], Options] = {}
         self._choices: dict[tuple[object, ...], Choice] = {}
         self._predictions: dict[tuple[object, ...], Prediction] = {}
+        self._measured: dict[tuple[int, int], dict[Plan, float]] = {}
 
     def choose(self, k: int, rows: int, budget: Budget) -> Choice:
         """Choose a plan.
@@ -117,6 +118,17 @@ class Chooser:
             found = self._expectations[k] = Expectation(self.calibration, k)
         return found
 
+    def measured(self, k: int, rows: int) -> dict[Plan, float]:
+        """Return the recall that calibration predicts of each plan, without what was seen of late."""
+        key = (k, _grain(rows))
+        known = self._measured.get(key)
+        if known is None:
+            if len(self._measured) >= _KEPT:
+                self._measured.clear()
+            found = options(self.calibration, k, _rows(key[1]), worthwhile=False)
+            known = self._measured[key] = dict(zip(found.plans, found.recall.tolist(), strict=True))
+        return known
+
     def predict(self, k: int, rows: int, plan: Plan) -> Prediction:
         """Return what is expected of any plan: as much as of the nearest one that was measured."""
         key = (k, _grain(rows), plan, self.feedback.state())
@@ -149,7 +161,8 @@ def choose(found: Options, state: State, budget: Budget) -> Choice:
     """Choose among options; see :meth:`Chooser.choose`."""
     total = totals(found, state)
     mean, high = total[:, 0], total[:, 3]
-    sure = found.recall - FLOOR_ERRORS * found.error
+    recall = _recall(found, state)
+    sure = recall - FLOOR_ERRORS * found.error
     fits = np.full(len(mean), True)
     if budget.latency_ms is not None:
         fits = to_deadline(found.plans, high) <= budget.latency_ms
@@ -157,7 +170,7 @@ def choose(found: Options, state: State, budget: Budget) -> Choice:
     if budget.min_recall is not None and (fits & reaches).any():
         best = int(np.where(fits & reaches, mean, np.inf).argmin())
     elif fits.any():
-        best = int(np.lexsort((mean, -np.where(fits, found.recall, -1.0)))[0])
+        best = int(np.lexsort((mean, -np.where(fits, recall, -1.0)))[0])
     else:
         best = int(high.argmin())
     return Choice(_prediction(found, best, state), bool(fits[best]), bool(reaches[best]))
@@ -183,9 +196,14 @@ def _prediction(found: Options, i: int, state: State) -> Prediction:
     one = found.take([i])
     coarse, rescore = _corrected(one, state)
     stages = (coarse[0], rescore[0], added(coarse, rescore, one.rest)[0])
+    recall = float(_recall(one, state)[0])
     return Prediction(
-        one.plans[0], float(one.recall[0]), float(one.error[0]), *(Times(*stage.tolist()) for stage in stages)
+        one.plans[0], recall, float(one.error[0]), *(Times(*stage.tolist()) for stage in stages)
     )
+
+
+def _recall(found: Options, state: State) -> NDArray[np.float64]:
+    return found.recall if state.misses is None else state.misses.recall(found.plans, found.recall)
 
 
 def _corrected(found: Options, state: State) -> tuple[Quantiles, Quantiles]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from tiered_index.planner.misses import Correction
+
 STEP = 0.01
 """By how much a stage's logarithmic correction moves with each query. Only the sign of the error counts, so
 that one stalled query moves it no further than any other; 70 slow queries in a row double it."""
@@ -24,11 +26,12 @@ DRIFT_LIMIT = 0.5
 
 
 class State(NamedTuple):
-    """What corrects predictions: factors of the stages' times, and the share of cold rows."""
+    """What corrects predictions: factors of the stages' times, the share of cold rows, and of misses."""
 
     coarse: float
     rescore: float
     cold_share: float
+    misses: Correction | None = None
 
 
 class Feedback:
@@ -41,6 +44,7 @@ class Feedback:
         self._coarse = 0.0
         self._rescore = 0.0
         self._cold_share = 0.0
+        self._misses: Correction | None = None
         self._state = State(1.0, 1.0, 0.0)
 
     def state(self) -> State:
@@ -77,7 +81,12 @@ class Feedback:
         if (cold_rows > 0) == (state.cold_share > 0.0):  # else it was another time than predicted
             self._rescore = _moved(self._rescore, observed[1], predicted[1] / state.rescore)
         cold = round(self._cold_share / _COLD_GRAIN) * _COLD_GRAIN
-        self._state = State(_stepped(self._coarse), _stepped(self._rescore), cold)
+        self._state = State(_stepped(self._coarse), _stepped(self._rescore), cold, self._misses)
+
+    def use_misses(self, correction: Correction | None) -> None:
+        """Correct recalls by this from now on; see :mod:`tiered_index.planner.misses`."""
+        self._misses = correction
+        self._state = self._state._replace(misses=correction)
 
 
 def _moved(correction: float, observed: float, predicted: float) -> float:
