@@ -13,8 +13,8 @@ the full vectors live on disk, once, in plain Parquet that is mapped in place, a
 
 How the parts depend on each other, each only on those to its right::
 
-    text -> index, ingest -> ask, explain -> planning, calibration -> search, exact, results -> storage
-        -> coarse, full -> compiled, filters, planner, validate -> config, errors
+    text -> index, ingest -> watch -> ask, explain -> planning, calibration -> search, exact, results
+        -> storage -> coarse, full -> compiled, filters, planner, validate -> config, errors
 
 ``fitness`` measures vectors or an index, through ``sources`` and ``index``; ingestion ends with a glance.
 ``planner`` is given numbers and knows none of the tiers. ``coarse`` alone knows FAISS, ``compiled`` alone
@@ -76,6 +76,9 @@ from tiered_index.text.encoder import Encoder
 from tiered_index.text.index import TextIndex
 from tiered_index.text.openai_encoder import OpenAIEncoder
 from tiered_index.text.sentence_transformer import SentenceTransformerEncoder
+from tiered_index.watch.report import RecallChange, WatchReport
+from tiered_index.watch.tally import Tally
+from tiered_index.watch.watch import Watch
 
 __version__ = version("tiered-index")
 
@@ -119,6 +122,7 @@ __all__ = [
     "Plan",
     "PrefixWarning",
     "ReadOnlyError",
+    "RecallChange",
     "SearchResult",
     "SearchStats",
     "SentenceTransformerEncoder",
@@ -126,12 +130,15 @@ __all__ = [
     "SourceError",
     "StorageError",
     "StorageFullError",
+    "Tally",
     "TextConfig",
     "TextError",
     "TextIndex",
     "TieredIndexError",
     "VectorRangeError",
     "VerifyReport",
+    "Watch",
+    "WatchReport",
     "ZeroVectorError",
     "fitness",
     "ingest",

@@ -20,6 +20,7 @@ from tiered_index.cli_fitness import fitness_app
 from tiered_index.cli_rebuild import Rotated, rebuild_app
 from tiered_index.cli_rows import AsJson, IndexPath, Where, errors, filter_of, keys_of, rows_app
 from tiered_index.cli_text import EncoderName, TextColumn, ingest_texts
+from tiered_index.cli_watch import watch_info
 from tiered_index.show import (
     err,
     out,
@@ -202,9 +203,14 @@ def info(
     generations: Annotated[
         bool, typer.Option("--generations", help="List the states that are kept.")
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the recall that services watch.")] = False,
+    state: Annotated[Path | None, typer.Option(help="With --watch: the folder given to watch().")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what an index holds, and what each tier takes in memory and on disk."""
+    if watch:
+        watch_info(index, state, as_json=as_json)
+        return
     with errors(), ti.open(index, mode="r") as opened:
         stats = opened.stats()
         states = opened.generations() if generations else []

@@ -38,7 +38,7 @@ def exact_search(
     k = min(k, count)
     addresses = np.empty((len(queries), 0), np.int64)
     scores = np.empty((len(queries), 0), np.float32)
-    for rows, vectors, norms in _blocks(snapshot, matching):
+    for rows, vectors, norms in blocks(snapshot, matching):
         block = product(queries, vectors.astype(np.float32, copy=False).T)
         if norms is not None:
             block *= norms
@@ -69,7 +69,7 @@ def exact_search(
     )
 
 
-def _blocks(snapshot: Snapshot, matching: Matching | None) -> Iterator[_Block]:
+def blocks(snapshot: Snapshot, matching: Matching | None) -> Iterator[_Block]:
     """Yield the rows that may be found: read from end to end, or one by one where they are few."""
     for number, live in enumerate(snapshot.segments):
         segment, kept = live.segment, live.live

@@ -33,9 +33,8 @@ _FLOAT32 = np.dtype(np.float32)
 _KEPT = 256
 _TRIED, _FEW = 16, 0.25
 
-_Called = tuple[
-    int, float | None, float | None, Budget | None, str | None, int | None, int | None, int | None
-]
+Called = tuple[int, float | None, float | None, Budget | None, str | None, int | None, int | None, int | None]
+"""k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef and candidates, as given to a search."""
 
 
 class Prepared:
@@ -166,7 +165,7 @@ class PreparedSearches:
         self._planning = planning
 
     def search(
-        self, snapshot: Snapshot, query: Any, called: _Called, started_ns: int, where: Any = None
+        self, snapshot: Snapshot, query: Any, called: Called, started_ns: int, where: Any = None
     ) -> SearchResult | None:
         """Answer one query; None where that takes another way.
 
@@ -211,7 +210,7 @@ class PreparedSearches:
         searches: Prepared = found[1]
         return searches.search(snapshot, query, started_ns)
 
-    def _prepare(self, snapshot: Snapshot, called: _Called, scope: Scope, matches: int | None) -> Prepared:
+    def _prepare(self, snapshot: Snapshot, called: Called, scope: Scope, matches: int | None) -> Prepared:
         k, latency_ms, min_recall, budget, profile, prefix_dim, ef, candidates = called
         asked = self._planning.asked(budget, profile, latency_ms, min_recall)
         fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates}

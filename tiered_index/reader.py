@@ -25,6 +25,8 @@ from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.verify import VerifyReport, verify
 from tiered_index.storage.writer import Current
 from tiered_index.validate.ids import Keys, id_array, id_keys
+from tiered_index.watch.face import Watchable
+from tiered_index.watch.onlooker import check_tag
 
 
 class Generation(NamedTuple):
@@ -36,7 +38,7 @@ class Generation(NamedTuple):
     segments: int
 
 
-class Reader:
+class Reader(Watchable):
     """What an open index can be asked, by any number of threads; :class:`Index` adds what changes it.
 
     Each call answers from one generation, whatever is committed meanwhile.
@@ -64,6 +66,7 @@ class Reader:
         ef: int | None = None,
         candidates: int | None = None,
         exact: bool = False,
+        tag: str | None = None,
     ) -> SearchResult:
         """Find the k rows whose full vectors score highest.
 
@@ -102,6 +105,8 @@ class Reader:
             Rows to rescore by their full vectors.
         exact : bool
             Score every row's full vector instead.
+        tag : str, optional
+            A kind of query, whose recall :meth:`watch` follows by itself.
 
         Returns
         -------
@@ -119,11 +124,15 @@ class Reader:
             After :meth:`close`.
         """
         started_ns = perf_counter_ns()
+        if tag is not None:
+            check_tag(tag)
         snapshot, planning = self._current.get(), self._planning
         if group_by is None and not exact and not strict:
             called = (k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef, candidates)
             found = self._prepared.search(snapshot, query, called, started_ns, where)
             if found is not None:
+                if (watch := self._watch) is not None:
+                    watch.saw(snapshot, found, query, called, tag)
                 return found
         asked = planning.asked(budget, profile, latency_budget_ms, min_recall)
         fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates, "exact": exact or None}
@@ -132,8 +141,13 @@ class Reader:
             return ask(snapshot, planning, query, count, asked, fixed, started_ns, strict=strict, where=where)
 
         if group_by is None:
-            return answer(k)
-        return grouped(snapshot, answer, k, group_by, group_size, once=asked.latency_ms is not None)
+            result = answer(k)
+        else:
+            result = grouped(snapshot, answer, k, group_by, group_size, once=asked.latency_ms is not None)
+        if (watch := self._watch) is not None:
+            called = (k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef, candidates)
+            watch.saw(snapshot, result, query, called, tag, where, group_by)
+        return result
 
     def explain(
         self,

@@ -46,6 +46,7 @@ from tiered_index.storage.snapshot import Snapshot
 MANIFESTS = "manifests"
 SEGMENTS = "segments"
 CALIBRATION = "calibration"
+WATCH = "watch"
 
 
 class Store:
@@ -89,7 +90,7 @@ class Store:
         if MANIFESTS in names and self.generations():
             return True
         strangers = {name for name in names if not name.startswith((CALIBRATION, ROTATION))}
-        strangers -= {MANIFESTS, SEGMENTS, "lock"}
+        strangers -= {MANIFESTS, SEGMENTS, WATCH, "lock"}
         if strangers:
             raise NotAnIndexError(
                 f"{self.root}: a folder of something else ({min(strangers)!r}), not an index"

@@ -74,6 +74,8 @@ class Current:
     def refresh(self) -> bool:
         """Move to the newest generation; return whether there was a newer one."""
         before = self.get()
+        if self.store.generations()[-1:] == [before.manifest.generation]:
+            return False  # a look at a folder: services do this every second
         newest = self.store.snapshot(before)
         if newest.manifest.generation <= before.manifest.generation:
             return False
