@@ -1,4 +1,4 @@
-"""``python -m benchmarks tiers|ingestion|storage|planner|filters|run|plot|report``."""
+"""``python -m benchmarks tiers|ingestion|storage|planner|filters|watch|service|run|plot|report``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import ingestion, planner, planner_report, storage, tiers
+from benchmarks import ingestion, planner, planner_report, service, storage, tiers, watch
 from benchmarks.compare import commands as comparison
 from benchmarks.filters import commands as filters
 
@@ -30,6 +30,8 @@ def main() -> None:
     commands.choices["planner"].add_argument("--folds", type=int, default=2, choices=(1, 2))
     commands.choices["planner"].add_argument("--output", type=Path, help="JSON; the plot goes beside it")
     filters.add_to(commands)
+    watch.add_to(commands)
+    service.add_to(commands)
     comparison.add_to(commands)
     arguments = parser.parse_args()
     if "act" in arguments:
