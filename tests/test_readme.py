@@ -22,7 +22,7 @@ EXAMPLES = list(
 )
 
 
-@pytest.mark.parametrize(("code", "expected"), EXAMPLES, ids=["first", "text", "filters"])
+@pytest.mark.parametrize(("code", "expected"), EXAMPLES, ids=["first", "text", "watch", "filters"])
 def test_the_python_examples_run_as_printed(code: str, expected: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
