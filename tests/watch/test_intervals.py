@@ -53,7 +53,7 @@ def test_they_hold_the_true_mean_as_often_as_they_say(name: str, queries: int) -
         for m, d in zip(recalls.mean(axis=1), recalls.std(axis=1, ddof=1), strict=True)
     ]
     held = np.mean([one.low <= mean <= one.high for one in found])
-    assert held >= 0.925  # 0.94, less two standard errors of the simulation
+    assert held >= 0.925  # 0.938 in a longer simulation, less two standard errors of this one
     if queries == 300:
         widths = [one.high - one.low for one in found]
         normal = 2 * 1.96 * recalls.std() / math.sqrt(queries)

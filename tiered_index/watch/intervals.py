@@ -6,7 +6,7 @@ for survey proportions), at least the number of queries and at most that of neig
 variance that tells it is drawn towards the largest it could be by :data:`PRIOR_QUERIES` pseudo-queries,
 for few queries show too little of it. Then comes Wilson's score interval with continuity correction
 (Newcombe 1998, method 4), with a quantile of Student's t. Simulated, 95 % intervals held the true mean in
-at least 94 % of runs for 11 distributions of recall between 0.9 and 0.999 and 5 to 1,000 queries, hard
+at least 93 % of runs for 11 distributions of recall between 0.9 and 0.999 and 5 to 1,000 queries, hard
 queries of 1 % included; most are wider than need be below 100 queries.
 """
 

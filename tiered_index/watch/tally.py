@@ -62,7 +62,7 @@ class Counter:
         self._threads: dict[int, _OfThread] = {}
 
     def add(self, result: SearchResult) -> None:
-        """Count a call; less than a microsecond."""
+        """Count a call, in about a microsecond."""
         thread = threading.get_ident()
         own = self._threads.get(thread)
         if own is None:
