@@ -32,6 +32,9 @@ from benchmarks.environment import facts
 from benchmarks.tiers import build_tiered
 
 APP = Path(__file__).parent.parent / "examples" / "service" / "serve.py"
+PACKAGE = Path(ti.__file__).parent.parent
+"""The service is to run what runs here, whatever is installed."""
+
 BEACONS = 8
 BEACON_IDS = 10**12
 K = 10
@@ -266,6 +269,7 @@ def serve(path: Path, workers: int, **environment: str) -> Iterator[Service]:
         **os.environ,
         "SERVICE_INDEX": str(path),
         "SERVICE_REFRESH_SECONDS": "0.2",
+        "PYTHONPATH": os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])]),
         **environment,
     }
     command = [sys.executable, str(APP), "--port", str(port), "--workers", str(workers)]
