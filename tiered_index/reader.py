@@ -132,7 +132,7 @@ class Reader(Watchable):
             found = self._prepared.search(snapshot, query, called, started_ns, where)
             if found is not None:
                 if (watch := self._watch) is not None:
-                    watch.saw(snapshot, found, query, called, tag)
+                    watch.saw(snapshot, found, query, called, tag, where)
                 return found
         asked = planning.asked(budget, profile, latency_budget_ms, min_recall)
         fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates, "exact": exact or None}
