@@ -12,15 +12,8 @@ from tiered_index.compiled import answer as both
 from tiered_index.compiled import batch as many
 from tiered_index.compiled import scan as scanning
 from tiered_index.compiled import walk as coarse
-from tiered_index.compiled.beam import (
-    COARSE_NS,
-    DISTANCES,
-    FULL,
-    LATE,
-    ROW_SHIFT,
-    SIZE,
-    STATE_FIELDS,
-)
+from tiered_index.compiled.beam import COARSE_NS, DISTANCES, FULL, LATE, ROW_SHIFT, SIZE, STATE_FIELDS
+from tiered_index.compiled.beam import MAX_ROWS as MAX_ROWS
 from tiered_index.compiled.beam import (
     MAX_ROWS as MAX_ROWS,
 )
