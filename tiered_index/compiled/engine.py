@@ -14,9 +14,6 @@ from tiered_index.compiled import scan as scanning
 from tiered_index.compiled import walk as coarse
 from tiered_index.compiled.beam import COARSE_NS, DISTANCES, FULL, LATE, ROW_SHIFT, SIZE, STATE_FIELDS
 from tiered_index.compiled.beam import MAX_ROWS as MAX_ROWS
-from tiered_index.compiled.beam import (
-    MAX_ROWS as MAX_ROWS,
-)
 from tiered_index.compiled.prepared import Prepared
 from tiered_index.compiled.room import room as _room
 from tiered_index.limits import NO_LIMITS
