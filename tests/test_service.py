@@ -87,15 +87,16 @@ def test_health_readiness_and_metrics(service: tuple[Service, Path], vectors: np
     assert ready["trouble"] is None
     for i in range(20):
         ask(running, vector=vectors[i].tolist(), tag="legal")
+    watched = 'tiered_index_recall_low{by="tag",index="s.tidx",k="10",name="legal"'
     end = time.monotonic() + 30
     while time.monotonic() < end:  # other workers' numbers come from what they leave every two seconds
         status, text = running.get("/metrics")
         assert status == 200
-        if all(f'process="{pid}"' in text for pid in workers) and 'name="legal"' in text:
+        if all(f'process="{pid}"' in text for pid in workers) and watched in text:
             break
         time.sleep(0.1)
     assert all(f'process="{pid}"' in text for pid in workers)
-    assert 'tiered_index_recall_low{by="tag",index="s.tidx",k="10",name="legal"' in text
+    assert watched in text
 
 
 def test_generations_pass_under_load(service: tuple[Service, Path], vectors: np.ndarray) -> None:
