@@ -63,10 +63,11 @@ def page(runs: list[dict[str, Any]]) -> str:
 
 def _run(run: dict[str, Any]) -> str:
     data, facts = run["data"], run["facts"]
+    rounds = f"medians of {run['rounds']} interleaved rounds" if run["rounds"] > 1 else "one round"
     about = (
         f"{data['rows']:,} vectors of {data['dim']:,} dimensions ({data['vectors_mb']:,.0f} MB), "
         f"{data['queries']:,} queries; {facts['processor']}, {facts['cores']} cores, "
-        f"{facts['memory_gb']:.0f} GB; medians of {run['rounds']} interleaved rounds."
+        f"{facts['memory_gb']:.0f} GB; {rounds}."
     )
     drawn = charts.draw(run)
     parts = [f"<h2>{escape(data['name'])}</h2>", f"<p class=lead>{_lead(run)}</p>", f"<p>{escape(about)}</p>"]

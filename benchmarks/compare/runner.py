@@ -104,7 +104,7 @@ class Runner:
                 "vectors_mb": self._bytes / 1e6,
             },
             "facts": {**facts(), "order": "round robin, shuffled each round"},
-            "rounds": plan.rounds,
+            "rounds": 0,  # that are done
             "systems": self._systems,
         }
 
@@ -118,6 +118,8 @@ class Runner:
                 names = list(self._running())
                 self._order.shuffle(names)
                 self._each(f"round {repeat + 1}", lambda name: self._round(name, pool), names)
+                self.figures["rounds"] = repeat + 1
+                self._save()
         for step, act in (
             ("cold start", self._cold),
             ("memory limited", self._limited),
