@@ -38,3 +38,4 @@ format: $(INSTALLED)
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find tiered_index -name '*.nb[ic]' -delete
