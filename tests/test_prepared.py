@@ -85,19 +85,25 @@ def assert_same(one: ti.SearchResult, other: ti.SearchResult) -> None:
     assert one.stats.total_ms >= one.stats.coarse_ms + one.stats.rescore_ms > 0.0
 
 
-@pytest.mark.parametrize("metric", ["cosine", "dot"])
-def test_rotated_answers_are_those_of_the_general_way(
-    make: Callable[..., ti.Index], data: tuple, only: Callable, metric: str
-) -> None:
-    index = make(metric=metric)
-    index.rebuild_coarse(rotation="pca")
-    asked = [(query, plan) for plan in PLANS for query in data[1]]
+def both_ways(index: ti.Index, queries: np.ndarray, only: Callable) -> list[ti.SearchResult]:
+    """Return answers to all plans by prepared searches alone, which are those of the general way."""
+    asked = [(query, plan) for plan in PLANS for query in queries]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tiered_index.reader.ask", None)
         prepared = [index.search(query, **plan) for query, plan in asked]
     only("general")
     for result, (query, plan) in zip(prepared, asked, strict=True):
         assert_same(result, index.search(query, **plan))
+    return prepared
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_rotated_answers_are_those_of_the_general_way(
+    make: Callable[..., ti.Index], data: tuple, only: Callable, metric: str
+) -> None:
+    index = make(metric=metric)
+    index.rebuild_coarse(rotation="pca")
+    both_ways(index, data[1], only)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -109,13 +115,8 @@ def test_answers_are_those_of_the_general_way(
     index = make(texts=texts, **settings)
     if fewer:
         index.delete(index.get(where={}, limit=900)["id"])
-    asked = [(query * 3, plan) for plan in PLANS for query in data[1]]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tiered_index.reader.ask", None)
-        prepared = [index.search(query, **plan) for query, plan in asked]
-    only("general")
-    for result, (query, plan) in zip(prepared, asked, strict=True):
-        assert_same(result, index.search(query, **plan))
+    prepared = both_ways(index, data[1] * 3, only)
+    for result in prepared:
         assert result.plan.strategy == "graph"
         assert result.stats.parts_walked == 1
     assert prepared[0].metadata.num_rows == 10

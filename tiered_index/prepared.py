@@ -98,10 +98,11 @@ class Prepared:
         The snapshot, for which it was prepared, keeps this object, and not the other way round: files of an
         earlier generation are let go of with the last result of it.
         """
-        if self._answer is None or query.shape != self._shape:
+        answer = self._answer  # another thread may take it away
+        if answer is None or query.shape != self._shape:
             return None
         self._calls += 1
-        found = self._answer(query, started_ns)
+        found = answer(query, started_ns)
         if found is None:
             self._otherwise += 1
             if self._otherwise > _TRIED and self._otherwise > _FEW * self._calls:

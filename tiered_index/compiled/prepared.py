@@ -85,7 +85,6 @@ SAFE_LOW: Final = 2  # squares of lengths between these are safe to divide by
 SAFE_HIGH: Final = 3
 LEAST_NEAR: Final = 4  # share of rows near the query that must be among those that may be found, or 0
 MOST_MISSED: Final = 5  # what may be expected to be missed
-REALS: Final = 6
 
 # What is said of an answer, in an array of float64
 MARGIN: Final = 0
