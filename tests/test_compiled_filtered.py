@@ -25,6 +25,8 @@ from tiered_index.search import search
 from tiered_index.storage.scope import Scope, selected
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
+from .multiplied import as_multiplied
+
 numba = pytest.importorskip("numba")
 both = pytest.importorskip("tiered_index.compiled.answer")
 engine = pytest.importorskip("tiered_index.compiled.engine")
@@ -168,7 +170,7 @@ def test_a_scan_keeps_the_best(tier: CoarseTier, data: tuple, count: int) -> Non
         some.rank(beam, 0, size, size)
         assert beam[:size].tolist() == keys[:room].tolist()
         codes = tier.codes()[rows].view(np.uint16).astype(np.uint32) << 16
-        exact = codes.view(np.float32).astype(np.float64) @ prefix
+        exact = codes.view(np.float32).astype(np.float64) @ as_multiplied(prefix)
         found, scores, distances, late, _ = engine.walk(tier.fields, prefix, room, rows=rows)
         np.testing.assert_allclose(scores, np.sort(exact)[::-1][:room], rtol=2e-6, atol=1e-7)
         np.testing.assert_allclose(exact[np.searchsorted(rows, found)], scores, rtol=2e-6, atol=1e-7)

@@ -1,6 +1,6 @@
 """The road of one query, compiled: an optional engine over FAISS's own graph and codes.
 
-FAISS's walk waits for memory; this one asks for vectors before it needs them and finds the same rows
+FAISS's walk waits for memory; this one asks for vectors before it needs them, and finds as many of the best
 (``python -m benchmarks planner`` compares the two). It needs Numba, ``pip install 'tiered-index[fast]'``;
 without it FAISS walks and NumPy rescores.
 """

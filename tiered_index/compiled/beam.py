@@ -1,7 +1,8 @@
 """The beam of a walk, and the rows that it met.
 
-The beam is one sorted array of 64-bit keys: score, row and two flags. A walk whose beam may be widened
-later also keeps, unsorted, the rows that found no room in it.
+The beam is one sorted array of 64-bit keys: score, row and two flags. A walk takes it in vectors of eight,
+so there must be room behind it to the end of the last. A walk whose beam may be widened later also keeps,
+unsorted, the rows that found no room in it.
 
 Rows that were met stand in a table at a place that their number says, and a later one takes the place of an
 earlier. So a row may be scored again, and never is one passed over; the beam does not take a row twice. To
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 from numba import njit
 
-from tiered_index.compiled.operations import move
+from tiered_index.compiled.operations import load_i32, load_i64, move, store_i32, store_i64
 
 # How far a walk has come, in an array of int64
 SIZE: Final = 0  # rows in the beam
@@ -54,17 +56,11 @@ def row_of(key):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, inline="always")
-def slot_of(row, mask):  # type: ignore[no-untyped-def]
-    """Return a row's place in the table."""
-    return ((row * _HASH) >> 7) & mask
-
-
-@njit(nogil=True, cache=True, inline="always")
 def meet(row, table, mask):  # type: ignore[no-untyped-def]
     """Note that a row was met; return whether it was not before, or has lost its place since."""
-    slot = slot_of(row, mask)
-    before = table[slot]
-    table[slot] = row
+    slot = table.ctypes.data + 4 * (((row * _HASH) >> 7) & mask)
+    before = np.int64(load_i32(slot))
+    store_i32(slot, row)
     return before != row
 
 
@@ -98,6 +94,16 @@ def put(beam, address, size, room, key):  # type: ignore[no-untyped-def]
     move(address + 8 * (low + 1), address + 8 * low, 8 * (last - low))
     beam[low] = key
     return low
+
+
+@njit(nogil=True, cache=True)
+def unite(keys, room, key, fallen):  # type: ignore[no-untyped-def]
+    """Take the second of two keys of one row out of a beam; what fell out for it comes back."""
+    place = 0
+    while load_i64(keys + 8 * place) >> ROW_SHIFT != key >> ROW_SHIFT:
+        place += 1
+    move(keys + 8 * (place + 1), keys + 8 * (place + 2), 8 * (room - place - 2))
+    store_i64(keys + 8 * (room - 1), fallen)
 
 
 @njit(nogil=True, cache=True)

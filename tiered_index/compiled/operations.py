@@ -14,97 +14,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 _LANES = 16
-_ACCUMULATORS = 4
-_BLOCK = _LANES * _ACCUMULATORS
+_KEYS = 8  # of 64 bits, in a vector
 _FLOAT, _I8, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
 _WILLNEED = 3
 _SEEK_END = 2
-
-
-def _at(builder: Any, address: Any, offset: Any, size: int, kind: Any) -> Any:
-    """Load `kind`, `offset` numbers of `size` bytes after `address`; nothing is assumed of its alignment."""
-    place = builder.add(address, builder.mul(offset, ir.Constant(_I64, size)))
-    return builder.load(builder.inttoptr(place, kind.as_pointer()), align=1)
-
-
-def _widen_bf16(builder: Any, address: Any, offset: Any, lanes: int) -> Any:
-    half, word, real = (ir.VectorType(kind, lanes) for kind in (_I16, _I32, _FLOAT))
-    shift = ir.Constant(word, [16] * lanes)
-    codes = _at(builder, address, offset, 2, half)
-    return builder.bitcast(builder.shl(builder.zext(codes, word), shift), real)
-
-
-def _widen_f16(builder: Any, address: Any, offset: Any, lanes: int) -> Any:
-    numbers = _at(builder, address, offset, 2, ir.VectorType(ir.HalfType(), lanes))
-    return builder.fpext(numbers, ir.VectorType(_FLOAT, lanes))
-
-
-def _read_f32(builder: Any, address: Any, offset: Any, lanes: int) -> Any:
-    return _at(builder, address, offset, 4, ir.VectorType(_FLOAT, lanes))
-
-
-def _inner_product(read: Any) -> Any:
-    """Make the intrinsic ``(address of numbers, address of float32, how many) -> float32``."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        numbers, query, count = arguments
-        zero = ir.Constant(ir.VectorType(_FLOAT, _LANES), [0.0] * _LANES)
-        sums = [cgutils.alloca_once_value(builder, zero) for _ in range(_ACCUMULATORS)]
-
-        def add(place: Any, at: Any, lanes: int) -> None:
-            kind = ir.VectorType(_FLOAT, lanes)
-            fma = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(kind, [kind, kind, kind]), f"llvm.fma.v{lanes}f32"
-            )
-            product = builder.call(
-                fma,
-                [
-                    read(builder, numbers, at, lanes),
-                    _read_f32(builder, query, at, lanes),
-                    builder.load(place),
-                ],
-            )
-            builder.store(product, place)
-
-        blocks = builder.udiv(count, ir.Constant(_I64, _BLOCK))
-        with cgutils.for_range(builder, blocks) as block:
-            first = builder.mul(block.index, ir.Constant(_I64, _BLOCK))
-            for i, place in enumerate(sums):
-                add(place, builder.add(first, ir.Constant(_I64, i * _LANES)), _LANES)
-        done = builder.mul(blocks, ir.Constant(_I64, _BLOCK))
-        single = cgutils.alloca_once_value(builder, ir.Constant(ir.VectorType(_FLOAT, 1), [0.0]))
-        with cgutils.for_range(builder, builder.sub(count, done)) as rest:
-            add(single, builder.add(done, rest.index), 1)
-        values = [builder.load(place) for place in sums]
-        while len(values) > 1:
-            values = [builder.fadd(a, b) for a, b in zip(values[::2], values[1::2], strict=True)]
-        total, lanes = values[0], _LANES
-        while lanes > 1:
-            lanes //= 2
-            low, high = (
-                builder.shuffle_vector(
-                    total,
-                    ir.Constant(total.type, ir.Undefined),
-                    ir.Constant(ir.VectorType(_I32, lanes), list(range(start, start + lanes))),
-                )
-                for start in (0, lanes)
-            )
-            total = builder.fadd(low, high)
-        zeroth = ir.Constant(_I32, 0)
-        return builder.fadd(
-            builder.extract_element(total, zeroth), builder.extract_element(builder.load(single), zeroth)
-        )
-
-    def typed(_context: Any, _numbers: Any, _query: Any, _count: Any) -> Any:
-        return types.float32(types.int64, types.int64, types.int64), codegen
-
-    return intrinsic(typed)
-
-
-dot_bf16 = _inner_product(_widen_bf16)
-dot_f16 = _inner_product(_widen_f16)
-dot_f32 = _inner_product(_read_f32)
 
 
 def _loader(kind: Any, numba_type: Any) -> Any:
@@ -123,6 +37,25 @@ load_i64 = _loader(_I64, types.int64)
 load_i32 = _loader(_I32, types.int32)
 load_u8 = _loader(_I8, types.uint8)
 load_f32 = _loader(_FLOAT, types.float32)
+
+
+def _storer(kind: Any) -> Any:
+    """Make the intrinsic that stores one number, of which it takes the low bits, at an address."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        address, number = arguments
+        number = number if kind is _I64 else builder.trunc(number, kind)
+        builder.store(number, builder.inttoptr(address, kind.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    def typed(_context: Any, _address: Any, _number: Any) -> Any:
+        return types.void(types.int64, types.int64), codegen
+
+    return intrinsic(typed)
+
+
+store_i64 = _storer(_I64)
+store_i32 = _storer(_I32)
 
 
 def _pointer(kind: Any, numba_type: Any) -> Any:
@@ -167,6 +100,55 @@ def real(_context: Any, _ordered: Any) -> Any:
         return builder.bitcast(builder.select(negative, flipped, bits), _FLOAT)
 
     return types.float32(types.int64), codegen
+
+
+@intrinsic
+def push(_context: Any, _keys: Any, _vectors: Any, _key: Any) -> Any:
+    """Put a key into int64 keys sorted from the greatest down, whose last falls out.
+
+    They are given by address, in whole vectors of eight. Return whether one was there that is the same but
+    for its two lowest bits; the new one then follows it. Each place gets the greater of what it held and of
+    the lesser of the key and what the place before it held: no branch, and nothing is searched for.
+    """
+    keys, places = ir.VectorType(_I64, _KEYS), ir.VectorType(_I32, _KEYS)
+    shift, one = ir.Constant(_I64, 6), ir.Constant(_I64, 1)
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        address, vectors, key = arguments
+        new = builder.shuffle_vector(
+            builder.insert_element(ir.Constant(keys, ir.Undefined), key, ir.Constant(_I32, 0)),
+            ir.Constant(keys, ir.Undefined),
+            ir.Constant(places, [0] * _KEYS),
+        )
+
+        def place_of(vector: Any) -> Any:
+            return builder.inttoptr(builder.add(address, builder.shl(vector, shift)), keys.as_pointer())
+
+        last = builder.sub(vectors, one)
+        held = cgutils.alloca_once_value(builder, builder.load(place_of(last), align=8))
+        nearest = cgutils.alloca_once_value(builder, ir.Constant(keys, [-1] * _KEYS))
+
+        def step(vector: Any, before: Any) -> None:
+            old = builder.load(held)
+            moved = builder.shuffle_vector(
+                before, old, ir.Constant(places, list(range(_KEYS - 1, 2 * _KEYS - 1)))
+            )
+            lesser = builder.select(builder.icmp_signed("<", moved, new), moved, new)
+            greater = builder.select(builder.icmp_signed(">", old, lesser), old, lesser)
+            builder.store(greater, place_of(vector), align=8)
+            unlike, least = builder.xor(old, new), builder.load(nearest)
+            least = builder.select(builder.icmp_unsigned("<", unlike, least), unlike, least)
+            builder.store(least, nearest)
+            builder.store(before, held)
+
+        with cgutils.for_range(builder, last) as loop:
+            vector = builder.sub(last, loop.index)
+            step(vector, builder.load(place_of(builder.sub(vector, one)), align=8))
+        step(ir.Constant(_I64, 0), new)
+        same = builder.icmp_unsigned("<", builder.load(nearest), ir.Constant(keys, [4] * _KEYS))
+        return builder.zext(builder.bitcast(same, ir.IntType(_KEYS)), _I64)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic

@@ -23,7 +23,6 @@ from tiered_index.compiled.beam import (
     row_of,
 )
 from tiered_index.compiled.operations import (
-    dot_f32,
     load_i64,
     pointer_f32,
     pointer_f64,
@@ -31,6 +30,7 @@ from tiered_index.compiled.operations import (
     pointer_i64,
     size_of_file,
 )
+from tiered_index.compiled.products import dot_f32
 from tiered_index.compiled.room import (
     BEAM,
     BEAM_SIZE,

@@ -35,6 +35,7 @@ QUERY_SIZE: Final = 13
 _FIELDS = 14
 
 _MIN_BEAM = 256
+_BEHIND = 8
 _MIN_SPILL = 8_192
 _LINE_BYTES = 64
 
@@ -59,9 +60,9 @@ class Room(threading.local):
         self.spill = self._placed(np.empty(2 * len(self.spill), np.int64), SPILL, SPILL_SIZE)
 
     def beam_of(self, width: int) -> NDArray[np.int64]:
-        """Return a beam of this width."""
-        if width > len(self.beam):
-            self.beam = self._placed(np.empty(2 * width, np.int64), BEAM, BEAM_SIZE)
+        """Return a beam of this width, with room behind it."""
+        if width > len(self.beam) - _BEHIND:
+            self.beam = self._placed(_aligned(2 * width + _BEHIND, np.int64), BEAM, BEAM_SIZE)
             places = max(MIN_TABLE, width * MET_PER_EF * MET_AMONG // 2)  # a beam is twice as wide as ef
             self.table = self._placed(np.empty(1 << (places - 1).bit_length(), np.int32), TABLE, TABLE_SIZE)
         return self.beam[:width]
@@ -79,10 +80,11 @@ class Room(threading.local):
         return array
 
 
-def _aligned(size: int) -> NDArray[np.float32]:
+def _aligned(size: int, dtype: type = np.float32) -> NDArray[Any]:
     """Return numbers that begin with a cache line: a load across two takes twice as long."""
-    numbers = np.empty(size + _LINE_BYTES // 4, np.float32)
-    return numbers[-numbers.ctypes.data % _LINE_BYTES // 4 :][:size]
+    width = np.dtype(dtype).itemsize
+    numbers = np.empty(size + _LINE_BYTES // width, dtype)
+    return numbers[-numbers.ctypes.data % _LINE_BYTES // width :][:size]
 
 
 room = Room()

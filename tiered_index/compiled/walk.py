@@ -1,5 +1,10 @@
 """The walk through one HNSW graph: FAISS's best-first search, asking for vectors before it needs them.
 
+A step takes the best row that was not expanded and collects what is linked from it; and while it asks for
+the codes of those, one by one, it scores those that the step before collected. So memory and arithmetic work
+at the same time, and the row that is expanded is chosen one step before it could be known: 2 of a hundred
+rows more are scored at ef=64, of which a walk finds more.
+
 A walk whose beam may be widened later keeps what found no room in it. It then goes on from where it stands,
 and finds what a walk with the wider beam would have found.
 
@@ -32,12 +37,11 @@ from tiered_index.compiled.beam import (
     places,
     put,
     row_of,
-    slot_of,
+    unite,
     widen,
 )
 from tiered_index.compiled.operations import (
     among,
-    dot_bf16,
     load_i32,
     load_i64,
     load_u8,
@@ -46,7 +50,10 @@ from tiered_index.compiled.operations import (
     nanoseconds,
     ordered,
     prefetch,
+    push,
+    store_i64,
 )
+from tiered_index.compiled.products import dot_codes, packed
 
 # What a graph is, in an array of int64
 CODES: Final = 0  # address of the codes
@@ -59,9 +66,8 @@ ENTRY: Final = 6
 TOP_LEVEL: Final = 7
 
 _LINE: Final = 64
+_KEYS: Final = 8  # of a beam, in a vector
 _LEAST: Final = np.iinfo(np.int64).min
-_AHEAD: Final = 16  # vectors asked for ahead of the one that is scored
-_NEXT_AHEAD: Final = 12  # and of those linked from the row that is likely expanded next
 _LOOK: Final = 3  # expansions between looks at the clock, less one; a power of two, less one
 _PASS_AHEAD: Final = 3  # lists of links asked for ahead of the one that is read
 _ENOUGH: Final = 24  # rows that may be found, met in a step, after which no more links are followed
@@ -80,10 +86,16 @@ def begin(graph, prefix, dims, room, live, seeds, beam, table, state):  # type: 
 
     If that row may not be found it stands before all others: it is expanded first, and leaves the beam.
     """
+    _begin(graph, packed(prefix, dims), room, live, seeds, beam, table, state)
+
+
+@njit(nogil=True, cache=True)
+def _begin(graph, query, room, live, seeds, beam, table, state):  # type: ignore[no-untyped-def]
     codes, code_bytes = graph[CODES], graph[CODE_BYTES]
+    prefix, dims = query.ctypes.data, len(query)
     lines = (2 * dims + _LINE - 1) // _LINE
     nearest = graph[ENTRY]
-    best = dot_bf16(codes + nearest * code_bytes, prefix, dims)
+    best = dot_codes(codes + nearest * code_bytes, prefix, dims)
     distances = 1
     for level in range(graph[TOP_LEVEL], 0, -1):
         moved = True
@@ -100,7 +112,7 @@ def begin(graph, prefix, dims, room, live, seeds, beam, table, state):  # type: 
                 row = np.int64(load_i32(links + 4 * i))
                 if row < 0:
                     break
-                score = dot_bf16(codes + row * code_bytes, prefix, dims)
+                score = dot_codes(codes + row * code_bytes, prefix, dims)
                 distances += 1
                 if score > best:
                     best, nearest, moved = score, row, True
@@ -114,7 +126,7 @@ def begin(graph, prefix, dims, room, live, seeds, beam, table, state):  # type: 
     meet(nearest, table, state[MASK])
     for row in seeds[: room - 1]:
         if row != nearest:
-            score = dot_bf16(codes + row * code_bytes, prefix, dims)
+            score = dot_codes(codes + row * code_bytes, prefix, dims)
             distances += 1
             meet(row, table, state[MASK])
             put(beam, beam.ctypes.data, state[SIZE], room, (ordered(score) << 32) | (row << ROW_SHIFT))
@@ -129,12 +141,12 @@ def is_live(live, row):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _fresh_among(graph, links, live, fresh, passed, table, mask, lines):  # type: ignore[no-untyped-def]
+def _collect_live(graph, links, live, fresh, passed, table, mask):  # type: ignore[no-untyped-def]
     """Collect rows that may be found and were not met; return how many.
 
     They are linked from `links`, or from rows linked there that may not be found, nearest first.
     """
-    codes, code_bytes, degree = graph[CODES], graph[CODE_BYTES], graph[BASE_DEGREE]
+    degree = graph[BASE_DEGREE]
     link_lines = (4 * degree + _LINE - 1) // _LINE
     new = passing = 0
     for first in range(0, degree, 16):
@@ -145,7 +157,6 @@ def _fresh_among(graph, links, live, fresh, passed, table, mask, lines):  # type
             chosen &= chosen - 1
             if meet(row, table, mask):
                 fresh[new] = row
-                ask(codes + row * code_bytes, lines)
                 new += 1
         while others:
             row = np.int64(load_i32(links + 4 * (first + lowest(others))))
@@ -174,7 +185,6 @@ def _fresh_among(graph, links, live, fresh, passed, table, mask, lines):  # type
                 chosen &= chosen - 1
                 if meet(row, table, mask):
                     fresh[new] = row
-                    ask(codes + row * code_bytes, lines)
                     new += 1
     return new
 
@@ -187,107 +197,131 @@ def _ask_links(graph, row, lines):  # type: ignore[no-untyped-def]
         prefetch(links + line * _LINE)
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _collect(links, degree, fresh, table, mask):  # type: ignore[no-untyped-def]
+    """Collect rows linked from `links` that were not met; return how many."""
+    new, rows = 0, fresh.ctypes.data
+    for i in range(degree):
+        row = np.int64(load_i32(links + 4 * i))
+        if row < 0:
+            break
+        store_i64(rows + 8 * new, row)  # no branch: whether a row was met before cannot be foretold
+        new += meet(row, table, mask)
+    return new
+
+
 @njit(nogil=True, cache=True)
 def advance(graph, prefix, dims, ef, room, live, beam, spill, table, state, deadline):  # type: ignore[no-untyped-def]
     """Expand rows until the best `ef` of a beam of `room` are; keep what falls out if `spill` has room.
 
     Where not all rows may be found, the way leads through those that may not: their links are followed,
-    and their codes are not read. Else, before the rows met in a step are scored, some are asked for that are
-    linked from the row which is expanded next unless a better one is met now.
+    and their codes are not read.
     """
-    codes, code_bytes = graph[CODES], graph[CODE_BYTES]
-    lines = (2 * dims + _LINE - 1) // _LINE
     degree = graph[BASE_DEGREE]
-    link_lines = (4 * degree + _LINE - 1) // _LINE
-    fresh = np.empty(2 * degree, np.int64)
-    better = np.empty(2 * degree, np.int64)
+    lists = np.empty((3, 2 * degree), np.int64)
     passed = np.empty(degree if live else 0, np.int64)
-    address = beam.ctypes.data
+    query = packed(prefix, dims)
+    _steps(
+        graph,
+        query,
+        ef,
+        room,
+        live,
+        beam,
+        spill,
+        table,
+        state,
+        deadline,
+        lists[0],
+        lists[1],
+        lists[2],
+        passed,
+    )
+
+
+@njit(nogil=True, cache=True)
+def _steps(  # type: ignore[no-untyped-def]
+    graph, query, ef, room, live, beam, spill, table, state, deadline, collected, scored, better, passed
+):
+    """Advance; `collected`, `scored` and `better` have room for what is linked from a row, twice."""
+    codes, code_bytes, degree = graph[CODES], graph[CODE_BYTES], graph[BASE_DEGREE]
+    prefix, dims = query.ctypes.data, len(query)
+    lines = (2 * dims + _LINE - 1) // _LINE
+    link_lines = (4 * degree + _LINE - 1) // _LINE
+    keys, above = beam.ctypes.data, better.ctypes.data
+    last = keys + 8 * (room - 1)
+    vectors = (room + _KEYS - 1) // _KEYS
+    at, mask, spilled = state[NEXT], state[MASK], state[SPILLED]
     keep = len(spill) > 0
-    size, at, mask, spilled = state[SIZE], state[NEXT], state[MASK], state[SPILLED]
-    hops = 0
-    while at < min(size, ef):
-        hops += 1
-        if deadline > 0 and hops & _LOOK == 0 and nanoseconds() > deadline:
-            state[LATE] = 1
+    for place in range(state[SIZE], _KEYS * vectors):
+        store_i64(keys + 8 * place, _LEAST)
+    old = hops = 0
+    while True:
+        new = 0
+        key = load_i64(keys + 8 * at) if at < ef else _LEAST
+        if key != _LEAST:
+            hops += 1
+            if deadline > 0 and hops & _LOOK == 0 and nanoseconds() > deadline:
+                state[LATE] = 1
+                break
+            row = row_of(key)
+            if is_live(live, row):
+                store_i64(keys + 8 * at, key | EXPANDED)
+                at += 1
+            else:  # the entry point, which led here
+                move(keys + 8 * at, keys + 8 * (at + 1), 8 * (room - 1 - at))
+                store_i64(last, _LEAST)
+            links = graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * row)
+            if live:
+                new = _collect_live(graph, links, live, collected, passed, table, mask)
+            else:
+                new = _collect(links, degree, collected, table, mask)
+        elif old == 0:
             break
-        if keep and spilled + 2 * degree > len(spill):
+        if keep and spilled + old > len(spill):
             state[FULL] = 1
             break
-        row = row_of(beam[at])
-        links = graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * row)
-        if is_live(live, row):
-            beam[at] |= EXPANDED
-            follow = at + 1
-        else:  # the entry point, which led here
-            size -= 1
-            move(address + 8 * at, address + 8 * (at + 1), 8 * (size - at))
-            follow = at
-        while follow < size and beam[follow] & EXPANDED:
-            follow += 1
-        second = follow + 1
-        while second < size and beam[second] & EXPANDED:
-            second += 1
-        if live:
-            if follow < size:  # the next to expand, unless better ones are met now
-                _ask_links(graph, row_of(beam[follow]), link_lines)
-            new = _fresh_among(graph, links, live, fresh, passed, table, mask, lines)
-        else:
-            new = 0
-            for i in range(degree):
-                row = np.int64(load_i32(links + 4 * i))
-                if row < 0:
-                    break
-                fresh[new] = row  # no branch: whether a row was met before cannot be foretold
-                new += meet(row, table, mask)
-            for i in range(min(new, _AHEAD)):
-                ask(codes + fresh[i] * code_bytes, lines)
-            if second < size:  # its links are read in the step after this one
-                _ask_links(graph, row_of(beam[second]), link_lines)
-            if follow < size:
-                links = graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * row_of(beam[follow]))
-                for i in range(min(degree, _NEXT_AHEAD)):
-                    row = np.int64(load_i32(links + 4 * i))
-                    if row < 0:
-                        break
-                    if table[slot_of(row, mask)] != row:
-                        ask(codes + row * code_bytes, lines)
-        least = beam[size - 1] if size == room else _LEAST
-        count = 0
-        for i in range(new):
-            if i + _AHEAD < new:
-                ask(codes + fresh[i + _AHEAD] * code_bytes, lines)
-            score = dot_bf16(codes + fresh[i] * code_bytes, prefix, dims)
-            key = (ordered(score) << 32) | (fresh[i] << ROW_SHIFT)
-            better[count] = key
+        while at < ef and load_i64(keys + 8 * at) & EXPANDED:
+            at += 1
+        if at < ef:  # likely the next
+            _ask_links(graph, row_of(load_i64(keys + 8 * at)), link_lines)
+        asking, scoring = collected.ctypes.data, scored.ctypes.data
+        least, best, count = load_i64(last), _LEAST, 0
+        for i in range(old):
+            if i < new:
+                ask(codes + load_i64(asking + 8 * i) * code_bytes, lines)
+            row = load_i64(scoring + 8 * i)
+            score = dot_codes(codes + row * code_bytes, prefix, dims)
+            key = (ordered(score) << 32) | (row << ROW_SHIFT)
+            best = max(best, key)
+            store_i64(above + 8 * count, key)
             count += key > least
             if keep and key <= least:
                 spill[spilled] = key
                 spilled += 1
-        highest = size
+        for i in range(old, new):
+            ask(codes + load_i64(asking + 8 * i) * code_bytes, lines)
         for i in range(count):
-            key, last = better[i], beam[size - 1]
-            if size == room and key <= last:
-                place = room
-            else:
-                place = put(beam, address, size, room, key)
-                if place < 0:
-                    continue
-                if place <= at:
-                    prefetch(graph[OFFSETS] + 8 * row_of(key))
-                key = last
-            highest = min(highest, place)
-            if size < room:
-                size += 1
-            elif keep:  # what found no room, or what fell out for it
-                spill[spilled] = key
+            prefetch(graph[OFFSETS] + 8 * row_of(load_i64(above + 8 * i)))
+        for i in range(count):
+            key, fallen = load_i64(above + 8 * i), load_i64(last)
+            if key <= fallen:
+                fallen = key
+            elif push(keys, vectors, key):
+                unite(keys, room, key, fallen)
+                continue
+            if keep and fallen != _LEAST:
+                spill[spilled] = fallen
                 spilled += 1
-        state[DISTANCES] += new
-        at = min(at, highest)
-        while at < size and beam[at] & EXPANDED:
+        state[DISTANCES] += old
+        while at > 0 and load_i64(keys + 8 * (at - 1)) <= best:
+            at -= 1
+        while at < ef and load_i64(keys + 8 * at) & EXPANDED:
             at += 1
-        if at < size:
-            _ask_links(graph, row_of(beam[at]), link_lines)
+        collected, scored, old = scored, collected, new
+    size = room
+    while size > 0 and load_i64(keys + 8 * (size - 1)) == _LEAST:
+        size -= 1
     state[SIZE], state[NEXT], state[SPILLED] = size, at, spilled
 
 
