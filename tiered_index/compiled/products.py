@@ -120,7 +120,7 @@ dot_f16 = _inner_product(_widen_f16)
 dot_f32 = _inner_product(_read_f32)
 
 
-class _BFloat(ir.Type):
+class _BFloat(ir.Type):  # type: ignore[misc]
     """LLVM's bfloat, which llvmlite has no name for."""
 
     def _to_string(self) -> str:

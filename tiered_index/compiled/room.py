@@ -83,7 +83,7 @@ class Room(threading.local):
 def _aligned(size: int, dtype: type = np.float32) -> NDArray[Any]:
     """Return numbers that begin with a cache line: a load across two takes twice as long."""
     width = np.dtype(dtype).itemsize
-    numbers = np.empty(size + _LINE_BYTES // width, dtype)
+    numbers: NDArray[Any] = np.empty(size + _LINE_BYTES // width, dtype)
     return numbers[-numbers.ctypes.data % _LINE_BYTES // width :][:size]
 
 
