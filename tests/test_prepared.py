@@ -379,8 +379,10 @@ def test_room_grows(make: Callable[..., ti.Index], data: tuple, monkeypatch: pyt
 def test_a_deadline_that_passed(make: Callable[..., ti.Index], data: tuple, only: Callable) -> None:
     index = make()
     index.calibrate(data[1], k=(10,), seconds=2.0)
-    only("prepared")
     result = index.search(data[1][0], latency_budget_ms=1e-3)
+    if result.plan.strategy != "exact":  # which may be measured to be the fastest: there are few rows
+        only("prepared")
+        result = index.search(data[1][0], latency_budget_ms=1e-3)
     assert not result.complete
     assert "the fastest plan" in result.degraded_reason
 
