@@ -21,7 +21,7 @@ import pytest
 import tiered_index as ti
 from tiered_index.coarse import _faiss
 from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF, CoarseTier
-from tiered_index.compiled import DISABLE
+from tiered_index.compiled import DISABLE, forget_stale
 from tiered_index.limits import NO_LIMITS, Limits
 from tiered_index.results import Hits
 from tiered_index.search import search
@@ -577,6 +577,35 @@ def test_a_forked_child_answers_alike(index: ti.Index, data: tuple) -> None:
         child.kill()
     assert child.exitcode == 0
     assert look() == before
+
+
+# What Numba keeps
+
+
+def test_what_was_compiled_of_other_sources_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "a.py").write_text("1")
+    kept = [tmp_path / "__pycache__" / name for name in ("a.f-1.py311.nbi", "a.f-1.py311.1.nbc")]
+
+    def compiled() -> list[bool]:
+        for path in kept:
+            path.write_bytes(b"machine code")
+        forget_stale(tmp_path)
+        return [path.exists() for path in kept]
+
+    assert compiled() == [False, False]  # nobody knows of what it was made
+    assert compiled() == [True, True]
+    (tmp_path / "b.py").write_text("2")
+    assert compiled() == [False, False]
+    assert compiled() == [True, True]
+    os.utime(tmp_path / "a.py", ns=(1, 1))
+    assert compiled() == [False, False]
+
+
+def test_a_folder_that_may_not_be_written_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "__pycache__").write_text("no folder")
+    forget_stale(tmp_path)
+    assert (tmp_path / "__pycache__").read_text() == "no folder"
 
 
 # Without Numba

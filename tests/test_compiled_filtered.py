@@ -27,11 +27,9 @@ from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
 from .multiplied import as_multiplied
 
-numba = pytest.importorskip("numba")
 both = pytest.importorskip("tiered_index.compiled.answer")
 engine = pytest.importorskip("tiered_index.compiled.engine")
 beams = pytest.importorskip("tiered_index.compiled.beam")
-operations = pytest.importorskip("tiered_index.compiled.operations")
 some = pytest.importorskip("tiered_index.compiled.scan")
 coarse = pytest.importorskip("tiered_index.compiled.walk")
 
@@ -39,16 +37,6 @@ DIM, PREFIX_DIM, ROWS = 64, 32, 8_000
 SEEDS = st.integers(0, 2**32 - 1)
 
 pytestmark = pytest.mark.skipif(DISABLE in os.environ, reason="the compiled engine is switched off")
-
-
-@numba.njit
-def among(bits: int, rows: int, count: int) -> int:
-    return operations.among(bits, rows, count)
-
-
-@numba.njit
-def lowest(bits: int) -> int:
-    return operations.lowest(bits)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -85,60 +73,6 @@ def ask(
 
 def a_plan(strategy: str, ef: int, **more: Any) -> ti.Plan:
     return ti.Plan(**{"strategy": strategy, "prefix_dim": PREFIX_DIM, "ef": ef, "candidates": ef, **more})
-
-
-# Operations
-
-
-@given(
-    count=st.integers(0, 16),
-    place=st.integers(0, 63),
-    words=st.integers(1, 40),
-    near=st.booleans(),
-    seed=SEEDS,
-)
-def test_rows_are_looked_up_in_bits(count: int, place: int, words: int, near: bool, seed: int) -> None:
-    """Behind the rows stand -1s no longer, but rows that would be found."""
-    draw = np.random.default_rng(seed)
-    bits = draw.integers(0, 2**32, words, np.uint32) | draw.integers(0, 2**32, words, np.uint32)
-    total = 32 * words
-    rows = draw.integers(total - min(total, 40) if near else 0, total, 16).astype(np.int32)
-    rows[draw.random(16) < 0.2] = -1
-    rows[draw.random(16) < 0.1] = -(2**31)
-    if near and count:
-        rows[count - 1] = total - 1  # the last bit there is
-    room = np.empty(64 + rows.nbytes, np.uint8)
-    room[place : place + rows.nbytes] = rows.view(np.uint8)
-    found = among(bits.ctypes.data, room.ctypes.data + place, count)
-    there = rows[:count] >= 0
-    at = np.maximum(rows[:count], 0)
-    chosen = there & ((bits[at >> 5] >> (at & 31)) & 1).astype(bool)
-    powers = 1 << np.arange(count)
-    assert found & 0xFFFF == powers[chosen].sum()
-    assert found >> 16 == powers[there].sum()
-
-
-def test_a_row_behind_the_count_is_not_read() -> None:
-    """Rows at the very end of a page: what lies behind is not mapped."""
-    import ctypes
-    import mmap
-
-    page = mmap.mmap(-1, 2 * mmap.PAGESIZE)
-    view = np.frombuffer(page, np.uint8)
-    libc = ctypes.CDLL(None, use_errno=True)
-    end = view.ctypes.data + mmap.PAGESIZE
-    bits = np.full(1, 0xFFFFFFFF, np.uint32)
-    view[:] = 0
-    assert libc.mprotect(ctypes.c_void_p(end), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
-    try:
-        for count in range(17):
-            assert among(bits.ctypes.data, end - 4 * count, count) == ((1 << count) - 1) * 0x10001
-    finally:
-        libc.mprotect(ctypes.c_void_p(end), ctypes.c_size_t(mmap.PAGESIZE), 3)
-
-
-def test_the_lowest_bit() -> None:
-    assert [lowest(1 << i | 1 << 40) for i in range(40)] == list(range(40))
 
 
 # Scanning

@@ -11,6 +11,7 @@ import logging
 import os
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 _log = logging.getLogger("tiered_index")
@@ -19,12 +20,36 @@ DISABLE = "TIERED_INDEX_NO_COMPILED"
 """Environment variable: when it is set, FAISS walks though Numba is there."""
 
 
+_HERE = Path(__file__).parent
+_STAMP = "sources"
+
+
+def forget_stale(folder: Path = _HERE) -> None:
+    """Delete what Numba kept beside the modules of a folder if one of them has changed since.
+
+    Numba looks at the module of a function alone, and would run what it compiled of others that are called.
+    """
+    found = [(path.name, path.stat()) for path in sorted(folder.glob("*.py"))]
+    now = "\n".join(f"{name} {of.st_size} {of.st_mtime_ns}" for name, of in found)
+    kept = folder / "__pycache__"
+    try:
+        if (kept / _STAMP).exists() and (kept / _STAMP).read_text() == now:
+            return
+        for path in kept.glob("*.nb[ic]"):
+            path.unlink(missing_ok=True)
+        kept.mkdir(exist_ok=True)
+        (kept / _STAMP).write_text(now)
+    except OSError as error:  # nothing may be written here: Numba keeps nothing here either
+        _log.debug("compiled code is left as it is: %s", error)
+
+
 @lru_cache(maxsize=1)
 def get_engine() -> Any:
     """Return :mod:`tiered_index.compiled.engine`, or None where Numba is missing or switched off."""
     if os.environ.get(DISABLE):
         return None
     try:
+        forget_stale()
         found = import_module("tiered_index.compiled.engine")
         found.load()
     except (ImportError, RuntimeError) as error:  # RuntimeError: there is nowhere to keep what is compiled

@@ -56,9 +56,15 @@ def row_of(key):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, inline="always")
+def slot_of(row, table, mask):  # type: ignore[no-untyped-def]
+    """Return the address of a row's place in the table."""
+    return table.ctypes.data + 4 * (((row * _HASH) >> 7) & mask)
+
+
+@njit(nogil=True, cache=True, inline="always")
 def meet(row, table, mask):  # type: ignore[no-untyped-def]
     """Note that a row was met; return whether it was not before, or has lost its place since."""
-    slot = table.ctypes.data + 4 * (((row * _HASH) >> 7) & mask)
+    slot = slot_of(row, table, mask)
     before = np.int64(load_i32(slot))
     store_i32(slot, row)
     return before != row

@@ -1,6 +1,6 @@
 """What Numba has no words for: vector instructions over raw addresses, prefetching, the clock.
 
-Each is an LLVM instruction sequence; vectors of 16 lanes become whatever the machine has.
+Each is an LLVM instruction sequence; vectors of eight keys become whatever the machine has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_LANES = 16
 _KEYS = 8  # of 64 bits, in a vector
 _FLOAT, _I8, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
@@ -149,73 +148,6 @@ def push(_context: Any, _keys: Any, _vectors: Any, _key: Any) -> Any:
         return builder.zext(builder.bitcast(same, ir.IntType(_KEYS)), _I64)
 
     return types.int64(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def among(_context: Any, _bits: Any, _rows: Any, _count: Any) -> Any:
-    """Look up to 16 rows up in an array of a bit a row, both given by address.
-
-    Bit i of the result is set if row i is there, not negative, and its bit is set; bit 16 + i if it is
-    there and not negative.
-    """
-
-    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        bits, rows, count = arguments
-        words, flags = ir.VectorType(_I32, _LANES), ir.VectorType(ir.IntType(1), _LANES)
-        longs = ir.VectorType(_I64, _LANES)
-        zero = ir.Constant(words, [0] * _LANES)
-
-        def all_lanes(value: Any, kind: Any) -> Any:
-            one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
-            return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zero)
-
-        there = builder.icmp_signed(
-            "<",
-            ir.Constant(words, list(range(_LANES))),
-            all_lanes(builder.trunc(count, _I32), words),
-        )
-        pointer = words.as_pointer()
-        load = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(words, [pointer, _I32, flags, words]),
-            f"llvm.masked.load.v{_LANES}i32.p0",
-        )
-        absent = ir.Constant(words, [-1] * _LANES)
-        found = builder.call(load, [builder.inttoptr(rows, pointer), ir.Constant(_I32, 4), there, absent])
-        valid = builder.icmp_signed(">=", found, zero)
-        place = builder.shl(
-            builder.zext(builder.lshr(found, ir.Constant(words, [5] * _LANES)), longs),
-            ir.Constant(longs, [2] * _LANES),
-        )
-        pointers = ir.VectorType(_I32.as_pointer(), _LANES)
-        gather = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(words, [pointers, _I32, flags, words]),
-            f"llvm.masked.gather.v{_LANES}i32.v{_LANES}p0",
-        )
-        at = builder.inttoptr(builder.add(place, all_lanes(bits, longs)), pointers)
-        word = builder.call(gather, [at, ir.Constant(_I32, 4), valid, zero])
-        bit = builder.and_(
-            builder.lshr(word, builder.and_(found, ir.Constant(words, [31] * _LANES))),
-            ir.Constant(words, [1] * _LANES),
-        )
-        chosen = builder.and_(builder.icmp_signed("!=", bit, zero), valid)
-        low, high = (
-            builder.zext(builder.bitcast(lanes, ir.IntType(_LANES)), _I64) for lanes in (chosen, valid)
-        )
-        return builder.or_(low, builder.shl(high, ir.Constant(_I64, _LANES)))
-
-    return types.int64(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def lowest(_context: Any, _bits: Any) -> Any:
-    """Return the place of the lowest bit that is set."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.int64), codegen
 
 
 @intrinsic

@@ -37,20 +37,20 @@ from tiered_index.compiled.beam import (
     places,
     put,
     row_of,
+    slot_of,
     unite,
     widen,
 )
 from tiered_index.compiled.operations import (
-    among,
     load_i32,
     load_i64,
     load_u8,
-    lowest,
     move,
     nanoseconds,
     ordered,
     prefetch,
     push,
+    store_i32,
     store_i64,
 )
 from tiered_index.compiled.products import dot_codes, packed
@@ -69,8 +69,8 @@ _LINE: Final = 64
 _KEYS: Final = 8  # of a beam, in a vector
 _LEAST: Final = np.iinfo(np.int64).min
 _LOOK: Final = 3  # expansions between looks at the clock, less one; a power of two, less one
-_PASS_AHEAD: Final = 3  # lists of links asked for ahead of the one that is read
-_ENOUGH: Final = 24  # rows that may be found, met in a step, after which no more links are followed
+_PASS_AHEAD: Final = 4  # lists of links asked for ahead of the one that is read, and twice as many places
+_ENOUGH: Final = 24  # rows that may be found, seen in a step, after which no more links are followed
 
 
 @njit(nogil=True, cache=True)
@@ -140,6 +140,29 @@ def is_live(live, row):  # type: ignore[no-untyped-def]
     return live == 0 or (load_u8(live + (row >> 3)) >> (row & 7)) & 1
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _sift(links, degree, live, rows, new, passed, table, mask):  # type: ignore[no-untyped-def]
+    """Append linked rows that may be found and were not met, and to `passed` those that may not.
+
+    Return how many both then are, and how many may be found. No branch is taken for any of that.
+    """
+    passing = seen = 0
+    for i in range(degree):
+        row = np.int64(load_i32(links + 4 * i))
+        if row < 0:
+            break
+        slot = slot_of(row, table, mask)
+        before = np.int64(load_i32(slot))
+        found = (np.int64(load_u8(live + (row >> 3))) >> (row & 7)) & 1
+        store_i32(slot, before + found * (row - before))
+        store_i64(rows + 8 * new, row)
+        new += found & (before != row)
+        store_i64(passed + 8 * passing, row)
+        passing += 1 - found
+        seen += found
+    return new, passing, seen
+
+
 @njit(nogil=True, cache=True)
 def _collect_live(graph, links, live, fresh, passed, table, mask):  # type: ignore[no-untyped-def]
     """Collect rows that may be found and were not met; return how many.
@@ -148,29 +171,19 @@ def _collect_live(graph, links, live, fresh, passed, table, mask):  # type: igno
     """
     degree = graph[BASE_DEGREE]
     link_lines = (4 * degree + _LINE - 1) // _LINE
-    new = passing = 0
-    for first in range(0, degree, 16):
-        bits = among(live, links + 4 * first, degree - first)
-        chosen, others = bits & 0xFFFF, (bits >> 16) & ~bits
-        while chosen:
-            row = np.int64(load_i32(links + 4 * (first + lowest(chosen))))
-            chosen &= chosen - 1
-            if meet(row, table, mask):
-                fresh[new] = row
-                new += 1
-        while others:
-            row = np.int64(load_i32(links + 4 * (first + lowest(others))))
-            others &= others - 1
-            passed[passing] = row
-            passing += 1
-            prefetch(graph[OFFSETS] + 8 * row)
+    rows, others, nowhere = fresh.ctypes.data, passed.ctypes.data, passed[degree:].ctypes.data
+    new, passing, seen = _sift(links, degree, live, rows, 0, others, table, mask)
+    for j in range(min(passing, 2 * _PASS_AHEAD)):
+        prefetch(graph[OFFSETS] + 8 * passed[j])
     for j in range(min(_PASS_AHEAD, passing)):
         ahead = graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * passed[j])
         for line in range(link_lines):
             prefetch(ahead + line * _LINE)
     for j in range(passing):
-        if new >= _ENOUGH:
+        if seen >= _ENOUGH or new >= degree:
             break
+        if j + 2 * _PASS_AHEAD < passing:
+            prefetch(graph[OFFSETS] + 8 * passed[j + 2 * _PASS_AHEAD])
         if j + _PASS_AHEAD < passing:
             ahead = graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * passed[j + _PASS_AHEAD])
             for line in range(link_lines):
@@ -178,14 +191,8 @@ def _collect_live(graph, links, live, fresh, passed, table, mask):  # type: igno
         if not meet(passed[j], table, mask):
             continue
         links = graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * passed[j])
-        for first in range(0, degree, 16):
-            chosen = among(live, links + 4 * first, degree - first) & 0xFFFF
-            while chosen and new < len(fresh):
-                row = np.int64(load_i32(links + 4 * (first + lowest(chosen))))
-                chosen &= chosen - 1
-                if meet(row, table, mask):
-                    fresh[new] = row
-                    new += 1
+        new, _, more = _sift(links, degree, live, rows, new, nowhere, table, mask)
+        seen += more
     return new
 
 
@@ -219,7 +226,7 @@ def advance(graph, prefix, dims, ef, room, live, beam, spill, table, state, dead
     """
     degree = graph[BASE_DEGREE]
     lists = np.empty((3, 2 * degree), np.int64)
-    passed = np.empty(degree if live else 0, np.int64)
+    passed = np.empty(2 * degree if live else 0, np.int64)
     query = packed(prefix, dims)
     _steps(
         graph,

@@ -2,7 +2,7 @@
 
 Measured on 250,000 sentences (titles as queries, 256 of 1,024 dimensions, 48 links a row, two AVX-512 cores)
 with eleven filters, of categories, months and at random: scoring every matching prefix takes 10 to 14 ns a
-row and misses nothing, a walk among matching rows 1.5 to 2.5 times what one among all rows takes, and it
+row and misses nothing, a walk among matching rows 1.5 to 2 times what one among all rows takes, and it
 misses the more, the less the filter has to do with the query.
 """
 
@@ -15,12 +15,12 @@ from tiered_index.planner.plan import MAX_EF, Plan
 EXACT_ROWS = 128
 """So few matching rows are all scored by their full vectors."""
 
-SCAN_ROWS_PER_EF = 250
+SCAN_ROWS_PER_EF = 120
 DENSE_SCAN_ROWS_PER_EF = 100
 """Up to so many matching rows for each unit of ef are scanned, the fewer where half of all rows match and
 more: that takes no longer than the walk would."""
 
-WALK_COST = 2.5
+WALK_COST = 2.0
 """A walk among matching rows takes at most so many times as long as one among all."""
 
 MAX_SCAN_ROWS_PER_EF = 2_500
@@ -40,7 +40,7 @@ MISSES_SEEN = 2.5
 _SCANNED_CANDIDATES = 512
 _CANDIDATES_PER_K = 8
 _SPARSE = 0.5
-_WIDER = 1.5
+_WIDER = 1.75
 """A walk among less than half of the rows takes a wider beam for the same recall."""
 
 _WIDER_FAR = 4 / 3
