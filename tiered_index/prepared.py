@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.by_road import enough_of
+from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR
 from tiered_index.config import Budget
 from tiered_index.decision import Decision
 from tiered_index.outcome import Outcome, learn
-from tiered_index.planner.filtered import least_share
+from tiered_index.planner.filtered import by_share, shares
+from tiered_index.planner.plan import Plan
 from tiered_index.planning import Planning
 from tiered_index.results import Hits, SearchResult, SearchStats
 from tiered_index.storage.scope import Scope
@@ -64,6 +66,7 @@ class Prepared:
         "_row_bytes",
         "_scope",
         "_shape",
+        "_wider",
     )
 
     def __init__(
@@ -77,20 +80,58 @@ class Prepared:
         self._calls = self._otherwise = 0
         self._shape = (snapshot.config.dim,)
         self._answer: Callable[..., Any] | None = None
-        plan, config, road = decision.plan, snapshot.config, scope.road
-        if plan.strategy == "exact" or road is None or config.dim != config.store_dim:
+        self._wider: dict[int, tuple[Plan, Callable[..., Any] | None]] = {}
+        plan, rows = decision.plan, (snapshot.rows, scope.rows)
+        if plan.strategy == "exact":
             return
-        k = min(k, scope.rows)
-        if road.takes(k, plan.ef, scan=plan.strategy == "scan"):
-            self._answer = road.prepare(
-                k,
-                plan,
-                decision.limits,
-                enough_of(plan, k, scope.rows),
-                unit=config.metric == "cosine",
-                directions=snapshot.directions,
-                least_near=least_share(plan, snapshot.rows, scope.rows),
-            ).answer
+        least, far = shares(plan, *rows)
+        self._answer = self._prepared(snapshot, plan, (least, far))
+        if least and self._answer is not None:  # the plans where fewer of the rows near a query may be found
+            may_scan = not decision.limits.call_ns
+            for code, share in ((FEWER_NEAR, (least + far) / 2), (FAR_FEWER_NEAR, 0.0)):
+                wider = by_share(plan, share, *rows, may_scan=may_scan)
+                self._wider[code] = wider, self._prepared(snapshot, wider, (0.0, 0.0))
+
+    def _prepared(
+        self, snapshot: Snapshot, plan: Plan, shares: tuple[float, float]
+    ) -> Callable[..., Any] | None:
+        config, scope, road = snapshot.config, self._scope, self._scope.road
+        k = min(self._k, scope.rows)
+        if (
+            road is None
+            or config.dim != config.store_dim
+            or not road.takes(k, plan.ef, scan=plan.strategy == "scan")
+        ):
+            return None
+        answer: Callable[..., Any] = road.prepare(
+            k,
+            plan,
+            self._decision.limits,
+            enough_of(plan, k, scope.rows),
+            unit=config.metric == "cosine",
+            directions=snapshot.directions,
+            shares=shares,
+        ).answer
+        return answer
+
+    def _ask(self, query: NDArray[np.float32], started_ns: int) -> tuple[Plan, Any] | None:
+        """Return the plan that answered, and what it found."""
+        answer, plan = self._answer, self._decision.plan  # another thread may take the former away
+        if answer is None:
+            return None
+        self._calls += 1
+        found = answer(query, started_ns)
+        if type(found) is int and found in self._wider:
+            plan, answer = self._wider[found]
+            if answer is None:
+                return None
+            found = answer(query, started_ns)
+        if type(found) is int:
+            self._otherwise += 1
+            if self._otherwise > _TRIED and self._otherwise > _FEW * self._calls:
+                self._answer = None  # most queries want another way than was decided
+            return None
+        return plan, found
 
     def search(self, snapshot: Snapshot, query: Any, started_ns: int) -> SearchResult | None:
         """Answer a query of float32; None where that takes another way.
@@ -98,46 +139,42 @@ class Prepared:
         The snapshot, for which it was prepared, keeps this object, and not the other way round: files of an
         earlier generation are let go of with the last result of it.
         """
-        answer = self._answer  # another thread may take it away
-        if answer is None or query.shape != self._shape:
+        if query.shape != self._shape:
             return None
-        self._calls += 1
-        found = answer(query, started_ns)
-        if found is None:
-            self._otherwise += 1
-            if self._otherwise > _TRIED and self._otherwise > _FEW * self._calls:
-                self._answer = None  # most queries want another way than was decided
+        asked = self._ask(query, started_ns)
+        if asked is None:
             return None
-        rows, ids, scores, told = found
+        plan, (rows, ids, scores, told) = asked
         planning = self._planning
         if planning.due():
             planning.keep(prepare_queries(query, snapshot.config)[0][0])
         if ids is None:
             ids = snapshot.ids(rows)
         total_ms = (perf_counter_ns() - started_ns) / 1e6
-        hits = partial(self._hits, rows, scores, told, total_ms)
+        hits = partial(self._hits, plan, rows, scores, told, total_ms)
         outcome = Outcome(self._decision, planning.chooser, self._k, hits, total_ms)
         if planning.chooser is not None and self._calls % LEARN_EVERY == 0:
             learn(self._decision, planning.chooser, self._k, outcome.hits)
-        return SearchResult(ids, scores, rows, self._decision.plan, snapshot, outcome)
+        return SearchResult(ids, scores, rows, plan, snapshot, outcome)
 
     def hits(self, query: NDArray[np.float32], started_ns: int) -> Hits | None:
         """Answer a query of the right type and shape, and learn nothing of it."""
-        found = None if self._answer is None else self._answer(query, started_ns)
-        if found is None:
+        asked = self._ask(query, started_ns)
+        if asked is None:
             return None
-        rows, _, scores, told = found
-        return self._hits(rows, scores, told, (perf_counter_ns() - started_ns) / 1e6)
+        plan, (rows, _, scores, told) = asked
+        return self._hits(plan, rows, scores, told, (perf_counter_ns() - started_ns) / 1e6)
 
     def _hits(
         self,
+        plan: Plan,
         rows: NDArray[np.int64],
         scores: NDArray[np.float32],
         told: NDArray[np.float64],
         total_ms: float,
     ) -> Hits:
         margin, missed, late, distances, rows_read, cold_rows, coarse_ns, rescore_ns = told.tolist()
-        scan = self._decision.plan.strategy == "scan"
+        scan = plan.strategy == "scan"
         stats = SearchStats(
             total_ms=total_ms,
             coarse_ms=coarse_ns / 1e6,
@@ -150,7 +187,7 @@ class Prepared:
             cold_rows=int(cold_rows),
             distances=int(distances),
         )
-        return Hits(rows[None], scores[None], self._decision.plan, stats, bool(late), margin, missed)
+        return Hits(rows[None], scores[None], plan, stats, bool(late), margin, missed)
 
 
 class PreparedSearches:

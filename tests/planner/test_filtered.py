@@ -81,7 +81,7 @@ def test_few_matches_are_all_rescored() -> None:
 def test_many_matches_are_walked() -> None:
     """Where a walk takes less than a scan: a wider beam, if most rows do not match."""
     ef = make_plan(10, 256).ef
-    wider = int(1.75 * ef)
+    wider = int(1.5 * ef)
     most = SCAN_ROWS_PER_EF * wider
     assert [plan_for(n).strategy for n in (most, most + 1)] == ["scan", "graph"]
     assert plan_for(most + 1).ef == wider

@@ -20,6 +20,12 @@ DISABLE = "TIERED_INDEX_NO_COMPILED"
 """Environment variable: when it is set, FAISS walks though Numba is there."""
 
 
+OTHERWISE = -2
+"""Instead of an answer: the query, the files or what was found want another way."""
+
+FEWER_NEAR, FAR_FEWER_NEAR = -3, -4
+"""Instead of an answer: fewer of the rows near the query may be found than the plan is for."""
+
 _HERE = Path(__file__).parent
 _STAMP = "sources"
 

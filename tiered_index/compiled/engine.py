@@ -386,6 +386,6 @@ def load() -> Any:
         unit=False,
         safe=(-1.0, 1.0),
         directions=None,
-        near=(1, 1, 0.0),
+        near=(1, 1, (0.0, 0.0)),
     ).answer(query, 0)
     return answer(graph, full, query, query, 1, 1, 1)

@@ -13,6 +13,7 @@ import numpy as np
 from numba import carray, njit
 from numpy.typing import NDArray
 
+from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, OTHERWISE
 from tiered_index.compiled.answer import answer
 from tiered_index.compiled.beam import (
     FULL,
@@ -85,6 +86,7 @@ SAFE_LOW: Final = 2  # squares of lengths between these are safe to divide by
 SAFE_HIGH: Final = 3
 LEAST_NEAR: Final = 4  # share of rows near the query that must be among those that may be found, or 0
 MOST_MISSED: Final = 5  # what may be expected to be missed
+LEAST_FAR: Final = 6  # share of rows near the query below which it is far fewer
 
 # What is said of an answer, in an array of float64
 MARGIN: Final = 0
@@ -92,9 +94,8 @@ MISSED: Final = 1
 TOLD_LATE: Final = 2  # from here on, what the walk reports
 TOLD: Final = 2 + STATE_FIELDS - LATE
 
-# What is returned where it is not how many rows were found
+# What is returned where it is not how many rows were found, besides what the package names
 GROW: Final = -1  # the room is too small
-OTHERWISE: Final = -2  # the query, the files or what was found want another way
 
 
 @njit(nogil=True, cache=True)
@@ -114,7 +115,7 @@ def _share_near(fields, at, prefix_dim, state):  # type: ignore[no-untyped-def]
 def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):  # type: ignore[no-untyped-def]
     """Answer one query.
 
-    Return how many rows were found, :data:`GROW` or :data:`OTHERWISE`.
+    Return how many rows were found, :data:`GROW`, or a negative number that the package names.
 
     Parameters
     ----------
@@ -158,8 +159,10 @@ def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):
         for i in range(prefix_dim):
             prefix[i] *= scale
     state = carray(pointer_i64(at[STATE]), (STATE_FIELDS,))
-    if reals[LEAST_NEAR] > 0.0 and _share_near(fields, at, prefix_dim, state) < reals[LEAST_NEAR]:
-        return OTHERWISE
+    if reals[LEAST_NEAR] > 0.0:
+        share = _share_near(fields, at, prefix_dim, state)
+        if share < reals[LEAST_NEAR]:
+            return FAR_FEWER_NEAR if share < reals[LEAST_FAR] else FEWER_NEAR
     found, told[MARGIN], told[MISSED] = answer(
         fields[:GRAPH_FIELDS],
         fields[GRAPH_FIELDS : GRAPH_FIELDS + FULL_FIELDS],
@@ -225,9 +228,9 @@ class Prepared:
         Squares of lengths between these are safe to divide by.
     directions : ndarray of float32, shape (prefix_dim or more, dim), or None
         Those whose components make prefixes, of a rotated index.
-    near : (int, int, float)
-        Beam and rows that tell which share of the rows near a query may be found, and the least that it must
-        be for the plan; with a share of 0 it does not matter.
+    near : (int, int, (float, float))
+        Beam and rows that tell which share of the rows near a query may be found, the least that it must
+        be for the plan, and below which it is far less; with a share of 0 it does not matter.
     live, rows, seeds
         Which rows may be found; see :func:`tiered_index.compiled.engine.walk`.
     """
@@ -249,7 +252,7 @@ class Prepared:
         unit: bool,
         safe: tuple[float, float],
         directions: NDArray[np.float32] | None,
-        near: tuple[int, int, float],
+        near: tuple[int, int, tuple[float, float]],
         live: int = 0,
         rows: NDArray[np.int32] | None = None,
         seeds: NDArray[np.int64] | None = None,
@@ -262,7 +265,7 @@ class Prepared:
         fields[TIMED], fields[COLD] = limits.call_ns > 0, limits.cold
         fields[WALK_NS], fields[CALL_NS] = limits.walk_ns, limits.call_ns
         fields[LIVE], fields[FIRST], fields[ENOUGH] = live, first, enough
-        fields[NEAR_EF], fields[NEAR_ROWS], least = near
+        fields[NEAR_EF], fields[NEAR_ROWS], (least, far) = near
         if rows is not None:
             fields[ROWS], fields[ROWS_COUNT] = rows.ctypes.data, len(rows)
         if seeds is not None:
@@ -275,7 +278,7 @@ class Prepared:
         self._fields = fields
         certain = rows is None or not plan.misses or plan.candidates >= len(rows)
         most = np.inf if certain else plan.misses
-        self._reals = np.array([plan.early_stop, plan.misses, *safe, least, most])
+        self._reals = np.array([plan.early_stop, plan.misses, *safe, least, most, far])
         self._k, self._ef = k, plan.ef
         self._ids = numbers is not None
         self._kept = (numbers, rows, seeds, directions)  # as long as their addresses are used
@@ -285,10 +288,11 @@ class Prepared:
 
         Returns
         -------
-        tuple or None
+        tuple or int
             Addresses, ids (None where they are texts), scores, and what it took: the fields of
-            :class:`~tiered_index.compiled.engine.Answered` from `margin` on, times in ns. None where the
-            query cannot be scaled, a file has become shorter, or too little was found.
+            :class:`~tiered_index.compiled.engine.Answered` from `margin` on, times in ns. Else
+            :data:`~tiered_index.compiled.OTHERWISE` where the query cannot be scaled, a file has become
+            shorter, or too little was found, or why the plan is not for it.
         """
         k = self._k
         rows, ids = np.empty(k, np.int64), np.empty(k, np.int64)
@@ -308,6 +312,6 @@ class Prepared:
                 room.state[FULL] = 0
         if found < k:
             if found < 0:
-                return None
+                return found
             rows, ids, scores = rows[:found], ids[:found], scores[:found]
         return rows, ids if self._ids else None, scores, told

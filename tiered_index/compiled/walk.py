@@ -156,10 +156,10 @@ def _sift(links, degree, live, rows, new, passed, table, mask):  # type: ignore[
         found = (np.int64(load_u8(live + (row >> 3))) >> (row & 7)) & 1
         store_i32(slot, before + found * (row - before))
         store_i64(rows + 8 * new, row)
-        new += found & (before != row)
+        new += int(found & (before != row))
         store_i64(passed + 8 * passing, row)
-        passing += 1 - found
-        seen += found
+        passing += int(1 - found)
+        seen += int(found)
     return new, passing, seen
 
 

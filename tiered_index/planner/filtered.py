@@ -15,7 +15,7 @@ from tiered_index.planner.plan import MAX_EF, Plan
 EXACT_ROWS = 128
 """So few matching rows are all scored by their full vectors."""
 
-SCAN_ROWS_PER_EF = 120
+SCAN_ROWS_PER_EF = 135
 DENSE_SCAN_ROWS_PER_EF = 100
 """Up to so many matching rows for each unit of ef are scanned, the fewer where half of all rows match and
 more: that takes no longer than the walk would."""
@@ -40,7 +40,7 @@ MISSES_SEEN = 2.5
 _SCANNED_CANDIDATES = 512
 _CANDIDATES_PER_K = 8
 _SPARSE = 0.5
-_WIDER = 1.75
+_WIDER = 1.5
 """A walk among less than half of the rows takes a wider beam for the same recall."""
 
 _WIDER_FAR = 4 / 3
@@ -91,9 +91,14 @@ def wants_share(plan: Plan, rows: int, matches: int) -> bool:
     return plan.strategy == "graph" and plan.misses > 0.0 and matches < _SPARSE * rows
 
 
-def least_share(plan: Plan, rows: int, matches: int) -> float:
-    """Return the least share of the rows near a query with which :func:`by_share` leaves a plan as it is."""
-    return NEAR * matches / rows if wants_share(plan, rows, matches) else 0.0
+def shares(plan: Plan, rows: int, matches: int) -> tuple[float, float]:
+    """Return the least shares of the rows near a query with which :func:`by_share` leaves a plan as it is.
+
+    And with which it only widens the walk; both 0 where shares do not matter.
+    """
+    if not wants_share(plan, rows, matches):
+        return 0.0, 0.0
+    return NEAR * matches / rows, FAR * matches / rows
 
 
 def by_share(plan: Plan, share: float, rows: int, matches: int, *, may_scan: bool) -> Plan:

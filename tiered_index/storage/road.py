@@ -61,7 +61,7 @@ class Road:
         *,
         unit: bool,
         directions: NDArray[np.float32] | None,
-        least_near: float,
+        shares: tuple[float, float],
     ) -> Any:
         """Return what answers many queries one by one; see :mod:`tiered_index.compiled.engine`.
 
@@ -82,7 +82,7 @@ class Road:
             unit=unit,
             safe=SAFE_SQUARES,
             directions=directions,
-            near=(_NEAR_EF, _NEAR_ROWS, least_near),
+            near=(_NEAR_EF, _NEAR_ROWS, shares),
             **settings,
         )
 
