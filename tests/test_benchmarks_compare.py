@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import datasets
 from benchmarks.__main__ import main
-from benchmarks.compare import charts, report
+from benchmarks.compare import charts, growth, report
 from benchmarks.compare.commands import pythons, summary
 from benchmarks.compare.measures import Point, chosen, cost_at, front, time_at
 from benchmarks.compare.processes import Process, WorkerError
@@ -33,6 +33,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         patch.setitem(SYSTEMS, ABSENT, SYSTEMS["hnswlib"]._replace(label="an absent one"))
         patch.setattr("benchmarks.compare.runner._COLD_STARTS", 1)
         patch.setattr("benchmarks.compare.runner._WRITES", 3)
+        patch.setattr("benchmarks.compare.runner._READERS", 2)
         plan = Plan([*RAN, ABSENT], dict.fromkeys([*RAN, ABSENT], sys.executable), 2, work, work / "run.json")
         ran = Runner(data, plan, lambda _: None).run()
     assert json.loads(plan.output.read_text()) == ran
@@ -66,6 +67,9 @@ def test_every_system_that_runs_has_all_figures(figures: dict[str, Any]) -> None
                 assert ("qps" in measured) == (entry["k"] == 10)
         assert set(system["cold_start_ms"]) == {"import", "disk", "cache"}
         assert system["write"]["count"] == 3
+        readers = system["readers"]
+        assert readers["count"] == 2
+        assert readers["share"] == readers["each_more_mb"] / readers["first_mb"] > 0
         assert "p50" in system["limited"] or "failed" in system["limited"]
         assert system["limited"]["limit_mb"] == 0.064
 
@@ -141,6 +145,28 @@ def test_time_at_a_recall_has_the_spread_of_rounds() -> None:
     died_in_the_first_round = {"settings": [*system["settings"], entry(1.0)]}
     assert chosen(died_in_the_first_round, 0.999)["recall"] == 0.99
     assert time_at(died_in_the_first_round, 1.0) is None
+
+
+def test_growth_is_told_where_a_set_was_run_at_two_sizes(figures: dict[str, Any]) -> None:
+    def run(name: str, rows: int, slower: float) -> dict[str, Any]:
+        changed = json.loads(json.dumps(figures))
+        changed["data"] |= {"name": name, "rows": rows}
+        for system in changed["systems"].values():
+            for entry in system.get("settings", ()):
+                entry["recall"] = 1.0
+                entry["rounds"] = [{"p50": slower, "mean": slower, "qps": 1.9e6 / slower}]
+        return changed
+
+    small, large = run("set-250k", 250_000, 10.0), run("set-1m", 1_000_000, 12.0)
+    assert growth.gain_of_cores(small["systems"][RAN[0]], 0.95) == pytest.approx(1.9)
+    assert growth.growth(small, large, RAN[0], 0.95) == pytest.approx(1.2)
+    low, high = growth.projected((250_000, 1_000_000), (10.0, 12.0), 16_000_000)
+    assert (low, high) == pytest.approx((16.0, 12.0 * 1.2**2))
+    page = report.page([large, small])
+    assert page.count("1.20 x") == 3 * len(RAN)
+    assert "1.90 x" in page
+    assert "100,000,000 rows, on paper" in page
+    assert "100,000,000" not in report.page([large, run("other-250k", 250_000, 10.0)])
 
 
 def test_truth_in_blocks_is_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,13 @@ class Process:
             raise WorkerError(f"{do}: {answer['error']}")
         return answer
 
+    def held_mb(self) -> float:
+        """Return the worker's memory in MB; of pages that several processes map, its share of each."""
+        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return 1024 * int(line.split()[1]) / 1e6
+        raise WorkerError("the system does not say what memory a process shares")
+
     def _died(self, do: str) -> WorkerError:
         code = self._process.wait()
         words = " ".join(self._log.read_text(errors="replace").split())[-_LAST_WORDS:]

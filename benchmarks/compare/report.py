@@ -8,7 +8,7 @@ from importlib.resources import files
 from statistics import median
 from typing import Any
 
-from benchmarks.compare import charts
+from benchmarks.compare import charts, growth
 from benchmarks.compare.measures import TARGETS, chosen, points_of, time_at
 from benchmarks.compare.runner import RECALL
 
@@ -53,7 +53,7 @@ def page(runs: list[dict[str, Any]]) -> str:
     """
     style = files(__package__).joinpath("report.css").read_text()
     title = "tiered-index beside other vector indexes"
-    body = "\n".join(_run(run) for run in runs)
+    body = "\n".join([*(_run(run) for run in runs), growth.section(runs, RECALL)])
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'

@@ -4,7 +4,8 @@
 2. Every setting of every system is asked all queries once: recall, and memory afterwards.
 3. Rounds: each goes over all systems and settings in turn, in an order of its own, so that a busy moment
    of the machine falls on all of them. The workers stay alive; one runs at a time.
-4. With all of those ended: cold start, then memory limited, then one-row writes on a copy.
+4. With all of those ended: cold start, memory limited, eight processes that read one index, and one-row
+   writes on a copy.
 
 The figures so far are written after every step, so that an interrupted run keeps them.
 """
@@ -16,11 +17,12 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 
 from benchmarks.compare.limits import forget, limited
 from benchmarks.compare.measures import chosen, spread
@@ -41,6 +43,7 @@ _LIMITED_SECONDS = 30.0
 _WRITES = 50
 _WRITE_SECONDS = 20.0
 _COLD_STARTS = 3
+_READERS = 8
 _SLACK = 1.3
 _BLOCK_BYTES = 512
 """Of st_blocks: what is allocated, for some systems lay out large files that stay empty."""
@@ -123,6 +126,7 @@ class Runner:
         for step, act in (
             ("cold start", self._cold),
             ("memory limited", self._limited),
+            ("readers", self._readers),
             ("one-row writes", self._writes),
         ):
             self._each(step, act, stops=False)
@@ -251,6 +255,30 @@ class Runner:
                 except WorkerError as error:
                     figures["failed"] = str(error)
         system["limited"] = figures
+
+    def _readers(self, name: str) -> None:
+        """Open one index in several processes, and see what each adds to the memory of the first."""
+        system, best = self._systems[name], chosen(self._systems[name], RECALL)
+        wanted = _READERS * best["memory_mb"]["anonymous"]
+        if 1e6 * wanted > psutil.virtual_memory().available:
+            system["readers"] = {"failed": f"{_READERS} would allocate {wanted:,.0f} MB"}
+            return
+        with ExitStack() as stack:
+            readers: list[Process] = []
+            for _ in range(_READERS):
+                process = stack.enter_context(self._start(name))
+                process.ask("open", mapped=False)
+                _pass(process, best)
+                readers.append(process)
+                if len(readers) == 1:
+                    first = process.held_mb()
+            each = (sum(process.held_mb() for process in readers) - first) / (_READERS - 1)
+        system["readers"] = {
+            "count": _READERS,
+            "first_mb": first,
+            "each_more_mb": each,
+            "share": each / first,
+        }
 
     def _writes(self, name: str) -> None:
         """Add rows to a copy; a system that takes none says so."""
