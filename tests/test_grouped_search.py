@@ -229,6 +229,11 @@ def test_groups_after_changes(folder: Path, tmp_path: Path) -> None:
         ({"group_by": "tenant", "group_size": 1.5}, ti.ParameterError, "group_size must be"),
         ({"group_by": "tenant", "group_size": MAX_K + 1}, ti.ParameterError, "group_size must be"),
         ({"group_by": "tenant", "k": 0}, ti.ParameterError, "k must be"),
+        (
+            {"group_by": "tenant", "k": 200, "group_size": 100},
+            ti.ParameterError,
+            "k=200 groups of group_size=100 are 20000 rows",
+        ),
         ({"group_by": "tenant", "where": {"colour": 3}}, ti.FilterError, "colour"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.config import in_range
-from tiered_index.errors import DimensionError
+from tiered_index.errors import DimensionError, ParameterError
 from tiered_index.planner.plan import MAX_K
 from tiered_index.results import SearchResult
 from tiered_index.storage.groups import check_groups, group_values
@@ -27,7 +27,7 @@ def grouped(
     *,
     once: bool,
 ) -> SearchResult:
-    """Search for the best rows of each of k groups.
+    """Search for the best rows of each of k groups, among the best :data:`MAX_K` rows at most.
 
     Parameters
     ----------
@@ -47,12 +47,14 @@ def grouped(
     FilterError
         There is no such column, or its values are not ones that can be equal.
     ParameterError
-        A number out of range.
+        A number out of range, or groups of more rows together than a search returns.
     DimensionError
         Several queries.
     """
     in_range("k", k, 1, MAX_K)
     in_range("group_size", size, 1, MAX_K)
+    if k * size > MAX_K:
+        raise ParameterError(f"k={k} groups of group_size={size} are {k * size} rows: more than {MAX_K}")
     check_groups(snapshot, column)
     wanted = min(_FIRST * k * size, MAX_K)
     while True:
