@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from tiered_index.errors import CorruptIndexError, IndexClosedError, unreadable
 
@@ -45,10 +46,10 @@ class MappedFile:
                 f"{self.path}: was cut to {found} bytes, of {self.size}, while it was open"
             )
 
-    def close(self) -> None:
+    def close(self, close: Callable[[int], None] = os.close) -> None:
         """Close the descriptor; mappings stay until the last array over them goes."""
         if self.descriptor >= 0:
-            os.close(self.descriptor)
+            close(self.descriptor)  # its default outlives this module's names when the interpreter ends
             self.descriptor = -1
 
     def __del__(self) -> None:
