@@ -230,6 +230,19 @@ def test_a_widened_walk_ends_where_a_wide_one_does(index: ti.Index, data: tuple,
         assert set(fixed.rows[fixed.scores > widened.scores[-1]]) <= set(widened.rows)
 
 
+@pytest.mark.parametrize("ef", [1_530, 1_536, 1_537, 3_000])
+def test_a_beam_that_is_searched_for_the_place_of_a_key(index: ti.Index, data: tuple, ef: int) -> None:
+    """Narrower ones are passed over by vector instructions."""
+    graph, every = graph_of(index).fields, np.arange(ROWS, dtype=np.int32)
+    for query in unit(data[1][:6, :PREFIX_DIM]):
+        found, scores, *_ = engine.walk(graph, query, ef)
+        assert len(set(found.tolist())) == len(found) == ef
+        assert np.all(np.diff(scores) <= 0)
+        best, exact, *_ = engine.walk(graph, query, ef, rows=every)
+        np.testing.assert_allclose(scores[:1_000], exact[:1_000], atol=1e-6)
+        assert len(np.intersect1d(found, best)) >= 0.99 * ef
+
+
 def test_a_widened_walk_among_deleted_rows(thinned: ti.Index, data: tuple) -> None:
     for query in data[1]:
         fixed = ask(thinned, query, 10, plan_of(120, 240))

@@ -67,6 +67,7 @@ TOP_LEVEL: Final = 7
 
 _LINE: Final = 64
 _KEYS: Final = 8  # of a beam, in a vector
+_NARROW: Final = 192  # vectors of a beam; in one of more, the place of a key is searched for
 _LEAST: Final = np.iinfo(np.int64).min
 _LOOK: Final = 3  # expansions between looks at the clock, less one; a power of two, less one
 _PASS_AHEAD: Final = 4  # lists of links asked for ahead of the one that is read, and twice as many places
@@ -314,6 +315,9 @@ def _steps(  # type: ignore[no-untyped-def]
             key, fallen = load_i64(above + 8 * i), load_i64(last)
             if key <= fallen:
                 fallen = key
+            elif vectors > _NARROW:
+                if put(beam, keys, room, room, key) < 0:
+                    continue
             elif push(keys, vectors, key):
                 unite(keys, room, key, fallen)
                 continue
