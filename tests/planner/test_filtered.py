@@ -79,13 +79,17 @@ def test_few_matches_are_all_rescored() -> None:
 
 
 def test_many_matches_are_walked() -> None:
-    """Where a walk takes less than a scan: a wider beam, if most rows do not match."""
+    """Where a walk takes less than a scan: a wider beam, if most rows do not match, or if there are many."""
     ef = make_plan(10, 256).ef
-    wider = int(1.5 * ef)
-    most = SCAN_ROWS_PER_EF * wider
-    assert [plan_for(n).strategy for n in (most, most + 1)] == ["scan", "graph"]
-    assert plan_for(most + 1).ef == wider
-    assert [plan_for(n).ef for n in (ROWS // 2 - 1, ROWS // 2, ROWS - 1)] == [wider, ef, ef]
+    for floor, sparse, dense in ((0.95, 1.5, 1.0), (None, 1.5 * 4**0.38, 4**0.2)):
+        wider = int(sparse * ef)
+        most = SCAN_ROWS_PER_EF * wider
+        assert [plan_for(n, floor=floor).strategy for n in (most, most + 1)] == ["scan", "graph"]
+        assert plan_for(most + 1, floor=floor).ef == wider
+        found = [plan_for(n, floor=floor).ef for n in (ROWS // 2 - 1, ROWS // 2, ROWS - 1)]
+        assert found == [wider, int(dense * ef), int(dense * ef)]
+    few = filtered(make_plan(10, 256), 10, 250_000, 100_000, None, None)
+    assert few.ef == int(1.5 * ef)
     most = DENSE_SCAN_ROWS_PER_EF * ef  # of rows of which more than half match
     dense = [filtered(make_plan(10, 256), 10, most + 10, n, None, None) for n in (most, most + 1)]
     assert [plan.strategy for plan in dense] == ["scan", "graph"]

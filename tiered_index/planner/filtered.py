@@ -43,6 +43,12 @@ _SPARSE = 0.5
 _WIDER = 1.5
 """A walk among less than half of the rows takes a wider beam for the same recall."""
 
+_ROWS_KNOWN = 250_000
+_GROWTH, _DENSE_GROWTH = 0.38, 0.2
+"""Where nothing is asked the same effort finds less of more rows, and of those that match among them: of a
+million recall@10 was 0.958 without a filter and 0.93 to 0.945 with one, of 250,000 0.974 and 0.953. So the
+beam is wider by this power of the rows beyond those. With a floor it is that of a plan that was measured."""
+
 _WIDER_FAR = 4 / 3
 _WIDEST = 4
 
@@ -72,7 +78,10 @@ def filtered(
         return Plan(strategy="scan", prefix_dim=plan.prefix_dim, ef=matches, candidates=matches)
     misses = k * (MISSES if floor is None else max((1.0 - floor) / 2, 0.001))
     dense = matches >= _SPARSE * rows
-    ef = plan.ef if dense else int(_WIDER * plan.ef)
+    wider = 1.0 if dense else _WIDER
+    if floor is None:
+        wider *= max(rows / _ROWS_KNOWN, 1.0) ** (_DENSE_GROWTH if dense else _GROWTH)
+    ef = int(wider * plan.ef)
     scans = matches <= (DENSE_SCAN_ROWS_PER_EF if dense else SCAN_ROWS_PER_EF) * ef
     if latency_ms is not None:  # which a walk of plan.ef among all rows would fill
         ef = max(int(plan.ef / WALK_COST), k)
