@@ -28,10 +28,11 @@ from tiered_index.search import search
 from tiered_index.storage.segment import COARSE_FILE, ROWS_FILE
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
-from .multiplied import as_multiplied
+from .multiplied import multiplied
 
 engine = pytest.importorskip("tiered_index.compiled.engine")
 MIN_TABLE = pytest.importorskip("tiered_index.compiled.beam").MIN_TABLE
+TOP_LEVEL = pytest.importorskip("tiered_index.compiled.walk").TOP_LEVEL
 
 DIM, PREFIX_DIM, ROWS = 64, 32, 12_000
 SMALL_ROWS = 6_000
@@ -164,8 +165,7 @@ def run(code: str, *arguments: object, **environment: str) -> str:
 def assert_walks_alike(tier: CoarseTier, prefixes: np.ndarray, ef: int, count: int) -> None:
     """The walk finds as much as FAISS's, which expands a row only when it is sure to be the best."""
     _, graph = tier._view(prefixes.shape[1])
-    codes = tier.codes().view(np.uint16)[:, : prefixes.shape[1]].astype(np.uint32) << 16
-    scores = as_multiplied(prefixes) @ codes.view(np.float32).T
+    scores = multiplied(tier, prefixes)
     ours, theirs, best = [], [], []
     for prefix, exact in zip(prefixes, scores, strict=True):
         rows, _ = _faiss.search(graph, prefix[None], count, _faiss.search_parameters(ef))
@@ -186,7 +186,7 @@ def assert_walks_alike(tier: CoarseTier, prefixes: np.ndarray, ef: int, count: i
 @pytest.mark.parametrize("ef", [1, 10, 60, 290])
 def test_the_walk_finds_what_faiss_finds(index: ti.Index, data: tuple, ef: int, prefix_dim: int) -> None:
     tier = graph_of(index)
-    assert tier.fields[-1] >= 1  # there are levels to descend
+    assert tier.fields[TOP_LEVEL] >= 1  # there are levels to descend
     assert_walks_alike(tier, unit(data[1][:, :prefix_dim]), ef, ef)
     assert_walks_alike(tier, unit(data[1][:, :prefix_dim]), ef, -(-ef // 3))
 

@@ -25,7 +25,7 @@ from tiered_index.search import search
 from tiered_index.storage.scope import Scope, selected
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
-from .multiplied import as_multiplied
+from .multiplied import multiplied
 
 both = pytest.importorskip("tiered_index.compiled.answer")
 engine = pytest.importorskip("tiered_index.compiled.engine")
@@ -103,11 +103,10 @@ def test_a_scan_keeps_the_best(tier: CoarseTier, data: tuple, count: int) -> Non
         assert np.sort(beam[:size])[::-1].tolist() == keys[:room].tolist()
         some.rank(beam, 0, size, size)
         assert beam[:size].tolist() == keys[:room].tolist()
-        codes = tier.codes()[rows].view(np.uint16).astype(np.uint32) << 16
-        exact = codes.view(np.float32).astype(np.float64) @ as_multiplied(prefix)
+        (exact,) = multiplied(tier, prefix[None], rows)
         found, scores, distances, late, _ = engine.walk(tier.fields, prefix, room, rows=rows)
-        np.testing.assert_allclose(scores, np.sort(exact)[::-1][:room], rtol=2e-6, atol=1e-7)
-        np.testing.assert_allclose(exact[np.searchsorted(rows, found)], scores, rtol=2e-6, atol=1e-7)
+        np.testing.assert_allclose(scores, np.sort(exact)[::-1][:room], rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(exact[np.searchsorted(rows, found)], scores, rtol=2e-6, atol=1e-6)
         assert (distances, late) == (count, False)
 
 

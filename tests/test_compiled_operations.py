@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tiered_index.coarse import _faiss
 from tiered_index.compiled import DISABLE
 
-from .multiplied import as_multiplied
+from .multiplied import multiplied_bytes, rounded
 
 numba = pytest.importorskip("numba")
 operations = pytest.importorskip("tiered_index.compiled.operations")
 products = pytest.importorskip("tiered_index.compiled.products")
+codes = pytest.importorskip("tiered_index.compiled.codes")
 
 pytestmark = pytest.mark.skipif(DISABLE in os.environ, reason="the compiled engine is switched off")
 
@@ -38,10 +40,20 @@ def dot_f32(numbers: int, query: int, count: int) -> float:
 
 
 @numba.njit
-def dot_codes(codes: int, query: int, count: int) -> float:
-    packed = products.packed(query, count)
-    product = products.dot_codes(codes, packed.ctypes.data, len(packed))
+def dot_u8(numbers: int, query: int, count: int) -> float:
+    return products.dot_u8(numbers, query, count)
+
+
+@numba.njit
+def product_of(code: int, query: int, count: int, ranges: int, width: int) -> float:
+    packed = codes.packed(query, count, ranges, width)
+    product = codes.dot_codes(code, packed.ctypes.data, count, ranges)
     return product + 0.0 * packed[:0].sum()  # which keeps it until then
+
+
+@numba.njit
+def dot_codes(code: int, query: int, count: int) -> float:
+    return product_of(code, query, count, 0, 0)
 
 
 @numba.njit
@@ -70,7 +82,7 @@ def check_dot(
         room[offset : offset + array.nbytes] = array.view(np.uint8)
         kept.append(room)
         addresses.append(room.ctypes.data + offset)
-    terms = exact.astype(np.float64) * (as_multiplied(query) if dot is dot_codes else query)
+    terms = exact.astype(np.float64) * (rounded(query) if dot is dot_codes else query)
     # sixteen lanes by four sums, then a tree: never more roundings than terms
     bound = (len(numbers) + 8) * np.finfo(np.float32).eps * np.abs(terms).sum() + 1e-37
     assert abs(dot(*addresses, len(numbers)) - terms.sum()) <= bound
@@ -93,12 +105,18 @@ def f32_numbers(draw: np.random.Generator, count: int) -> tuple[np.ndarray, np.n
     return numbers, numbers
 
 
+def u8_numbers(draw: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    numbers = draw.integers(0, 256, count).astype(np.uint8)
+    return numbers, numbers
+
+
 PRODUCTS = pytest.mark.parametrize(
     ("dot", "make"),
     [
         (dot_bf16, bf16_numbers),
         (dot_f16, f16_numbers),
         (dot_f32, f32_numbers),
+        (dot_u8, u8_numbers),
         (dot_codes, bf16_numbers),
     ],
 )
@@ -118,10 +136,42 @@ def test_products_of_every_length(dot: Callable[..., float], make: Callable[...,
         check_dot(dot, *make(np.random.default_rng(count), count), count % 64, count)
 
 
-@pytest.mark.parametrize("dot", [dot_bf16, dot_f16, dot_f32])
+@pytest.mark.parametrize("dot", [dot_bf16, dot_f16, dot_f32, dot_u8])
 def test_no_numbers_have_the_product_zero(dot: Callable[[int, int, int], float]) -> None:
     nothing = np.full(8, np.nan, np.float32)
     assert dot(nothing.ctypes.data, nothing.ctypes.data, 0) == 0.0
+
+
+@given(
+    count=st.integers(1, 300),
+    more=st.integers(0, 70),
+    place=st.integers(0, 63),
+    scale=st.sampled_from([0.0, 1e-20, 1e-3, 1.0, 1e6]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_products_with_bytes(count: int, more: int, place: int, scale: float, seed: int) -> None:
+    """As this machine rounds the query, and within what it can lose by that of FAISS's product."""
+    draw = np.random.default_rng(seed)
+    width = count + more
+    numbers = (draw.normal(size=(50, width)) * draw.uniform(0, 3, width)).astype(np.float32)
+    numbers[:, 0] = numbers[0, 0]  # a range of no width
+    low = numbers.min(axis=0)
+    ranges = np.concatenate([low, numbers.max(axis=0) - low])
+    some = _faiss.encode(numbers, ranges)
+    room = np.full(place + some.nbytes, 0xFF, np.uint8)  # ends where the last code does
+    room[place:] = some.reshape(-1)
+    query = (draw.normal(size=count) * scale).astype(np.float32)
+    addresses = [room.ctypes.data + place + row * width for row in range(50)]
+    found = [product_of(code, query.ctypes.data, count, ranges.ctypes.data, width) for code in addresses]
+    parts = ranges.reshape(2, -1)[:, :count]
+    step = parts[1].astype(np.float64) / 255
+    terms = (np.abs(query) * (np.abs(parts[0]) + 256 * step)).sum()
+    error = 1e-5 * terms + 1e-30
+    np.testing.assert_allclose(found, multiplied_bytes(query, some[:, :count], parts), rtol=0, atol=error)
+    stood_for = _faiss.decode(some, ranges)[:, :count].astype(np.float64)
+    steps = np.abs(query * step)
+    lost = 128 * count * steps.max() / 127 / 2 if codes.ROUNDS_TO_BYTES else 0.0
+    np.testing.assert_allclose(found, stood_for @ query.astype(np.float64), rtol=0, atol=error + lost)
 
 
 @given(

@@ -258,7 +258,7 @@ def test_index_stats_add_up(graph_index: ti.Index) -> None:
     assert stats.full_disk_bytes == files["rows.parquet"]
     assert stats.lookup_disk_bytes == files["lookup.arrow"]
     assert stats.columns_disk_bytes == files.get("columns.roaring", 0)
-    assert stats.coarse_codes_bytes == GRAPH_ROWS * 32 * 2
+    assert stats.coarse_codes_bytes == GRAPH_ROWS * 32
     assert 0.97 < (stats.coarse_codes_bytes + stats.coarse_graph_bytes) / files["coarse.faiss"] <= 1.0
     assert GRAPH_ROWS >= GRAPH_MIN_ROWS
 

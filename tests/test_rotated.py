@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiered_index as ti
-from tiered_index.coarse import prefix_graph
+from tiered_index.coarse import _faiss, prefix_graph
 from tiered_index.compiled import get_engine
 from tiered_index.planner import filtered as filtering
 from tiered_index.rotation import fit_rotation
@@ -408,25 +408,35 @@ def test_codes_of_another_rotation_are_noticed(make_index: Make, many: np.ndarra
     assert all("codes of rows" in problem for problem in problems)
 
 
-def test_earlier_versions_read_what_is_not_turned_and_refuse_what_is(
+def test_earlier_versions_read_what_is_plain_and_refuse_what_is_not(
     make_index: Make, many: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = filled(make_index, many)
+    with monkeypatch.context() as patched:
+        patched.setattr(_faiss, "MAX_BYTES_LOSS", 0.0)
+        index = filled(make_index, many)
 
-    def newest() -> dict[str, Any]:
-        return json.loads(max((index.path / "manifests").glob("*.json")).read_bytes())
+        def newest() -> dict[str, Any]:
+            return json.loads(max((index.path / "manifests").glob("*.json")).read_bytes())
 
-    of_2 = newest()
-    assert of_2["format"] == 2
-    assert not {"rotation", "rebuilt"} & {*of_2, *of_2["config"], *of_2["segments"][0]}
-    assert "coarse" not in of_2["segments"][0]
-    for rotation in ("pca", "none"):
-        index.rebuild_coarse(rotation=rotation)
-        assert newest()["format"] == 3
-        monkeypatch.setattr(manifests, "FORMAT_VERSION", 2)
-        with pytest.raises(ti.CorruptIndexError, match="format 3, written by a newer version"):
+        of_2 = newest()
+        assert of_2["format"] == 2
+        assert not {"rotation", "rebuilt"} & {*of_2, *of_2["config"], *of_2["segments"][0]}
+        assert not {"coarse", "code"} & {*of_2["segments"][0]}
+        for rotation in ("pca", "none"):
+            index.rebuild_coarse(rotation=rotation)
+            assert newest()["format"] == 3
+            assert "code" not in newest()["segments"][0]
+            check_refused(index, 3, monkeypatch)
+    index.optimize()
+    assert (newest()["format"], newest()["segments"][0]["code"]) == (4, "sq8")
+    check_refused(index, 4, monkeypatch)
+
+
+def check_refused(index: ti.Index, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(manifests, "FORMAT_VERSION", version - 1)
+        with pytest.raises(ti.CorruptIndexError, match=f"format {version}, written by a newer version"):
             ti.open(index.path)
-        monkeypatch.undo()
 
 
 @given(

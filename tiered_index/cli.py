@@ -241,7 +241,7 @@ def info(
     turned = "" if config.rotation == "none" else "rotated "
     table.add_row(
         "coarse",
-        f"{config.prefix_dim}-dim {turned}bf16 prefixes {size_of(stats.coarse_codes_bytes)}, "
+        f"{config.prefix_dim}-dim {turned}prefixes {size_of(stats.coarse_codes_bytes)}, "
         f"graph {size_of(stats.coarse_graph_bytes)}",
         size_of(coarse),
         size_of(stats.coarse_disk_bytes),

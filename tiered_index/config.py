@@ -14,6 +14,7 @@ from tiered_index.errors import ConfigMismatchError, ParameterError
 Metric = Literal["cosine", "dot"]
 Dtype = Literal["float32", "float16"]
 IdKind = Literal["str", "int64"]
+CodeKind = Literal["bf16", "sq8"]
 Rotation = Literal["none", "pca"]
 
 MIN_DIM = 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tiered_index as ti
-from tiered_index.coarse._faiss import LINE_BYTES
+from tiered_index.coarse._faiss import LINE_BYTES, MAX_BYTES_LOSS
 from tiered_index.coarse.prefix_graph import GRAPH_MIN_ROWS, SCAN_ROWS_PER_EF, CoarseBuilder, CoarseTier
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
@@ -22,7 +22,7 @@ def build(path: Path, prefixes: np.ndarray) -> bool:
     for start in range(0, len(prefixes), 700):
         builder.add(prefixes[start : start + 700])
     with path.open("wb") as sink:
-        return builder.write(sink.write)
+        return builder.write(sink.write).has_graph
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,6 @@ def path(prefixes: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path
     return file
 
 
-def as_bf16(x: np.ndarray) -> np.ndarray:
-    return ((x.view(np.uint32) + 0x8000) & 0xFFFF0000).view(np.float32)
-
-
 @pytest.mark.parametrize("dim", [8, 16, 40, WIDTH])
 def test_a_scan_scores_the_prefixes_of_the_codes(
     path: Path, prefixes: np.ndarray, asked: np.ndarray, dim: int
@@ -54,7 +50,9 @@ def test_a_scan_scores_the_prefixes_of_the_codes(
     query = np.ascontiguousarray(asked[:, :dim])
     found = tier.search(query, 20, 20, scan=True)
     assert found.scanned
-    truth, scores = exact_top_k(as_bf16(prefixes)[:, :dim], query, 20, "dot")
+    stood_for = tier.decode(tier.codes())
+    assert np.all(np.abs(stood_for - prefixes) <= tier.tolerance(prefixes))
+    truth, scores = exact_top_k(stood_for[:, :dim], query, 20, "dot")
     assert recall_at_k(found.rows, truth) >= 0.99  # rounding of ties in the last bit
     np.testing.assert_allclose(found.scores, scores, rtol=1e-3, atol=1e-4)
 
@@ -90,7 +88,38 @@ def test_codes_of_a_graph_begin_with_a_cache_line(tmp_path: Path, prefixes: np.n
     build(file, prefixes[:rows])
     tier = CoarseTier.open(str(file), WIDTH, rows)
     assert tier.codes().ctypes.data % LINE_BYTES == 0
-    np.testing.assert_array_equal(tier.codes(), CoarseBuilder.encode(prefixes[:rows]))
+    np.testing.assert_array_equal(tier.codes(), tier.encode(prefixes[:rows]))
+
+
+@pytest.mark.parametrize(("largest", "code"), [(1.0, "sq8"), (40.0, "bf16")])
+def test_codes_become_bytes_unless_that_loses_much(
+    tmp_path: Path, prefixes: np.ndarray, asked: np.ndarray, largest: float, code: str
+) -> None:
+    """One row that is many times as long as the others makes the steps of all of them coarse."""
+    given = prefixes.copy()
+    given[77] *= largest
+    file = tmp_path / "coarse.faiss"
+    build(file, given)
+    tier = CoarseTier.open(str(file), WIDTH, ROWS)
+    assert tier.code == code
+    assert tier.codes().shape == (ROWS, WIDTH * (2 if code == "bf16" else 1))
+    lost = np.linalg.norm(tier.decode(tier.codes()) - given) / np.linalg.norm(given)
+    assert lost < MAX_BYTES_LOSS
+    truth, _ = exact_top_k(given, asked, 10, "dot")
+    assert recall_at_k(tier.search(asked, 30, 30, scan=True).rows, truth) >= 0.99
+    walked = tier.search(asked, 100, 30)
+    assert not walked.scanned
+    assert recall_at_k(walked.rows, truth) >= 0.95
+
+
+def test_numbers_that_never_differ_are_kept(tmp_path: Path, prefixes: np.ndarray) -> None:
+    given = prefixes.copy()
+    given[:, 5], given[:, 9] = 0.25, 0.0
+    file = tmp_path / "coarse.faiss"
+    build(file, given)
+    tier = CoarseTier.open(str(file), WIDTH, ROWS)
+    assert tier.code == "sq8"
+    np.testing.assert_array_equal(tier.decode(tier.codes())[:, [5, 9]], given[:, [5, 9]])
 
 
 def test_few_rows_get_no_graph(tmp_path: Path, prefixes: np.ndarray, asked: np.ndarray) -> None:

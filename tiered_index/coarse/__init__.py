@@ -1,1 +1,1 @@
-"""The tier in memory: bf16 codes of prefixes, under one graph that serves every prefix dimension."""
+"""The tier in memory: codes of prefixes, under one graph that serves every prefix dimension."""

@@ -1,17 +1,18 @@
 """The only module that imports faiss.
 
-It knows two shapes of index, both over bf16 codes and the inner product: an HNSW graph
-(``IndexHNSWSQ``) and a flat array (``IndexScalarQuantizer``). A *view* scores only the first d
-dimensions of the same codes: a scalar quantizer of dimension d whose ``code_size`` is still that of
-the whole code steps over the rest, and a graph over it walks the same links. Codes and links of a
-mapped file are assigned as views, so a view costs no memory.
+It knows two shapes of index, both over the inner product: an HNSW graph (``IndexHNSWSQ``), whose codes are
+bf16 or a byte a dimension, and a flat array (``IndexScalarQuantizer``), whose codes are bf16. A *view*
+scores only the first d dimensions of the same codes: a scalar quantizer of dimension d whose ``code_size`` is
+still that of the whole code steps over the rest, and a graph over it walks the same links. Codes and links of
+a mapped file are assigned as views, so a view costs no memory.
 
 Codes of a graph begin at a multiple of a cache line in the file, and so in memory when it is mapped: a
 walk over codes that lie across lines took 1.2 times as long. FAISS's format has no room to choose where,
 so two transforms that do nothing, and levels that no node reaches, move them.
 
-Graphs are built on bf16 codes directly: on 250,000 prefixes of 256 dimensions that took as long as
-building on float32 (33.7 s against 37.4 s) in half the memory, and the recall was the same.
+Graphs are built on bf16 codes: on 250,000 prefixes of 256 dimensions that took as long as building on
+float32 (33.7 s against 37.4 s) in half the memory, and the recall was the same. When a graph is complete,
+and the range of each dimension is known, its codes become bytes (``QT_8bit``), unless that would lose much.
 """
 
 from __future__ import annotations
@@ -28,10 +29,24 @@ from numpy.typing import NDArray
 from tiered_index.errors import CorruptIndexError
 
 CODE_BYTES_PER_DIM = 2
+"""Of bf16."""
+
 LINE_BYTES = 64
+
+MAX_BYTES_LOSS = 0.03
+"""What bytes may lose of the codes, as a share of their length (root mean square). Embeddings lose 0.01, and
+as many of the best ten are then among the best 16 to 96 prefixes as are with float32, within 0.001. Where a
+few numbers are a dozen times as large as the others, whose steps are then coarse, codes stay bf16."""
+
 _INT_BYTES = 4
 _WRITE_BYTES = 1 << 22
+BF16_STEP = np.float32(2.0**-7)
+"""Between two neighbouring numbers, as a share of the number."""
+
+BYTE_STEPS = np.float32(255.0)
+_ROWS_AT_ONCE = 16_384
 _BF16 = faiss.ScalarQuantizer.QT_bf16
+_BYTES = faiss.ScalarQuantizer.QT_8bit
 _INNER_PRODUCT = faiss.METRIC_INNER_PRODUCT
 
 Floats = NDArray[np.float32]
@@ -77,13 +92,60 @@ def new_graph(dim: int, degree: int, ef_construction: int) -> Any:
 
 def new_flat(dim: int) -> Any:
     """Make an empty array of bf16 codes."""
-    return faiss.IndexScalarQuantizer(dim, _BF16, _INNER_PRODUCT)
+    return _quantizer(dim, None)
 
 
 def add(index: Any, prefixes: Floats) -> None:
     """Encode and add prefixes, shape (n, dim), with all cores."""
     use_threads(parallel=True)
     index.add(prefixes)
+
+
+def narrow(graph: Any) -> bool:
+    """Make bytes of a graph's bf16 codes, in place; return whether that was done, or would lose too much."""
+    storage = codes_of(graph)
+    codes = codes_array(graph)
+    low, high = np.full(graph.d, np.inf, np.float32), np.full(graph.d, -np.inf, np.float32)
+    parts = range(0, len(codes), _ROWS_AT_ONCE)
+    for first in parts:
+        numbers = decode(codes[first : first + _ROWS_AT_ONCE])
+        np.minimum(low, numbers.min(axis=0), out=low)
+        np.maximum(high, numbers.max(axis=0), out=high)
+    ranges = np.concatenate([low, high - low])
+    bytewise = _quantizer(graph.d, ranges)
+    whole = lost = 0.0
+    for first in parts:
+        numbers = decode(codes[first : first + _ROWS_AT_ONCE])
+        difference = bytewise.sa_decode(bytewise.sa_encode(numbers)) - numbers
+        lost += float(np.square(difference, dtype=np.float64).sum())
+        whole += float(np.square(numbers, dtype=np.float64).sum())
+    if not lost <= MAX_BYTES_LOSS**2 * whole:
+        return False
+    narrowed = codes.reshape(-1)[: codes.size // CODE_BYTES_PER_DIM].reshape(len(codes), -1)
+    for first in parts:  # what is written lies before what is still to be read
+        part = slice(first, first + _ROWS_AT_ONCE)
+        narrowed[part] = bytewise.sa_encode(decode(codes[part]))
+    storage.codes.resize(narrowed.size)
+    storage.sq, storage.code_size = bytewise.sq, bytewise.code_size
+    return True
+
+
+def _quantizer(dim: int, ranges: Floats | None) -> Any:
+    """Return an empty array of codes: of bytes over `ranges`, lows and then spans; of bf16 without."""
+    made = faiss.IndexScalarQuantizer(dim, _BF16 if ranges is None else _BYTES, _INNER_PRODUCT)
+    if ranges is not None:
+        faiss.copy_array_to_vector(ranges, made.sq.trained)
+        made.is_trained = True
+    return made
+
+
+def ranges_of(index: Any) -> Floats | None:
+    """Return the low of each dimension and then each span, shape (2 d,), of bytes; None of bf16 codes."""
+    sq = codes_of(index).sq
+    if sq.qtype == _BF16:
+        return None
+    ranges: Floats = faiss.vector_to_array(sq.trained)
+    return ranges
 
 
 def write(index: Any, sink: Callable[[bytes], object]) -> None:
@@ -135,8 +197,11 @@ def read_mapped(path: str) -> Any:
         outer, index = index, faiss.downcast_index(index.index)
         index.referenced_objects = [outer]
     storage = codes_of(index)
-    if storage.sq.qtype != _BF16 or index.metric_type != _INNER_PRODUCT:
-        raise CorruptIndexError(f"{path}: not bf16 codes under the inner product")
+    known = storage.sq.qtype == _BF16 or (
+        storage.sq.qtype == _BYTES and is_graph(index) and storage.sq.trained.size() == 2 * index.d
+    )
+    if not known or index.metric_type != _INNER_PRODUCT:
+        raise CorruptIndexError(f"{path}: not bf16 codes, or a graph of bytes, under the inner product")
     return index
 
 
@@ -160,14 +225,31 @@ def codes_array(index: Any) -> NDArray[np.uint8]:
     return flat.reshape(shape)
 
 
-def encode(prefixes: Floats) -> NDArray[np.uint8]:
-    """Return the bf16 codes of prefixes, shape (n, bytes a code)."""
+def encode(prefixes: Floats, ranges: Floats | None = None) -> NDArray[np.uint8]:
+    """Return the codes of prefixes, shape (n, bytes a code): of bytes over `ranges`, or bf16."""
     codes: NDArray[np.uint8] = new_flat(prefixes.shape[1]).sa_encode(np.ascontiguousarray(prefixes))
+    if ranges is not None:  # bytes are made of bf16
+        codes = _quantizer(prefixes.shape[1], ranges).sa_encode(decode(codes))
     return codes
 
 
+def tolerance(prefixes: Floats, ranges: Floats | None = None) -> Floats:
+    """Return how far from prefixes what their codes stand for may lie, shape (n, d)."""
+    allowed: Floats = BF16_STEP * np.abs(prefixes)
+    return allowed if ranges is None else allowed + ranges[prefixes.shape[1] :] / BYTE_STEPS
+
+
+def decode(codes: NDArray[np.uint8], ranges: Floats | None = None) -> Floats:
+    """Return what codes stand for, shape (n, d)."""
+    if ranges is not None:
+        numbers: Floats = _quantizer(len(ranges) // 2, ranges).sa_decode(np.ascontiguousarray(codes))
+        return numbers
+    halves = np.ascontiguousarray(codes).view("<u2").astype(np.uint32)  # the upper half of float32
+    return (halves << 16).view(np.float32)
+
+
 def flat_of(codes: NDArray[np.uint8]) -> Any:
-    """Return a flat index of a copy of `codes`."""
+    """Return a flat index of a copy of bf16 codes."""
     index = new_flat(codes.shape[1] // CODE_BYTES_PER_DIM)
     if len(codes):
         index.add_sa_codes(np.ascontiguousarray(codes))
@@ -177,7 +259,8 @@ def flat_of(codes: NDArray[np.uint8]) -> Any:
 def flat_view(index: Any, dim: int) -> Any:
     """Return a flat index that scores the first `dim` dimensions of `index`'s codes."""
     storage = codes_of(index)
-    view = faiss.IndexScalarQuantizer(dim, _BF16, _INNER_PRODUCT)
+    ranges = ranges_of(index)
+    view = _quantizer(dim, None if ranges is None else ranges.reshape(2, -1)[:, :dim].reshape(-1))
     view.sq.code_size = view.code_size = storage.code_size
     view.codes = storage.codes
     view.ntotal = storage.ntotal
@@ -251,14 +334,15 @@ def memory_bytes(index: Any) -> tuple[int, int]:
     return codes, 4 * hnsw.neighbors.size() + 8 * hnsw.offsets.size() + 4 * hnsw.levels.size()
 
 
-def graph_addresses(index: Any) -> tuple[int, int, int, int, tuple[int, int], int, int]:
+def graph_addresses(index: Any) -> tuple[int, int, int, int, tuple[int, int], int, int, int]:
     """Return what a graph is made of, for a walk outside FAISS; valid as long as the index.
 
     Returns
     -------
     tuple
         Address of the codes, bytes a code, address of each row's first link (int64), of the links (int32;
-        -1 ends a level), links of a row on level 0 and on each above, entry point, top level.
+        -1 ends a level), links of a row on level 0 and on each above, entry point, top level, address of
+        the lows and spans of bytes (float32) or 0.
     """
     storage, hnsw = codes_of(index), index.hnsw
     return (
@@ -269,4 +353,5 @@ def graph_addresses(index: Any) -> tuple[int, int, int, int, tuple[int, int], in
         (hnsw.nb_neighbors(0), hnsw.nb_neighbors(1)),
         int(hnsw.entry_point),
         int(hnsw.max_level),
+        0 if storage.sq.qtype == _BF16 else int(storage.sq.trained.data()),
     )

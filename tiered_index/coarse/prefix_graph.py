@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tiered_index.coarse import _faiss
 from tiered_index.coarse.selection import Selection
 from tiered_index.compiled import get_engine
+from tiered_index.config import CodeKind
 from tiered_index.errors import CorruptIndexError
 from tiered_index.mapped import MappedFile
 
@@ -56,6 +57,21 @@ class Candidates(NamedTuple):
     walk_ms: float = 0.0
 
 
+class Written(NamedTuple):
+    """What a coarse tier's file holds.
+
+    Attributes
+    ----------
+    has_graph : bool
+        Whether codes are linked.
+    code : {"bf16", "sq8"}
+        What a dimension is: a bfloat16 number, or a byte, which is a step of its range.
+    """
+
+    has_graph: bool
+    code: CodeKind
+
+
 class CoarseBuilder:
     """Encodes prefixes, and links them into a graph when there are enough of them.
 
@@ -82,22 +98,16 @@ class CoarseBuilder:
         if self._waiting_rows >= _ADD_ROWS:
             self._flush()
 
-    def write(self, sink: Any) -> bool:
-        """Call `sink` with the bytes of a FAISS index file; return whether it holds a graph."""
+    def write(self, sink: Any) -> Written:
+        """Call `sink` with the bytes of a FAISS index file, and say what it holds.
+
+        The codes of a graph are made bytes before, if that loses little.
+        """
         self._flush()
+        has_graph = _faiss.is_graph(self._index)
+        narrowed = has_graph and _faiss.narrow(self._index)
         _faiss.write(self._index, sink)
-        return _faiss.is_graph(self._index)
-
-    @staticmethod
-    def encode(prefixes: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Return the codes of prefixes, shape (n, 2 prefix_dim)."""
-        return _faiss.encode(prefixes)
-
-    @staticmethod
-    def decode(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return what codes stand for, shape (n, prefix_dim): bf16 is the upper half of float32."""
-        halves = np.ascontiguousarray(codes).view("<u2").astype(np.uint32)
-        return (halves << 16).view(np.float32)
+        return Written(has_graph, "sq8" if narrowed else "bf16")
 
     def _flush(self) -> None:
         if self._index is None:
@@ -129,6 +139,7 @@ class CoarseTier:
         self.prefix_dim = int(index.d)
         self.rows = int(index.ntotal)
         self.has_graph = _faiss.is_graph(index)
+        self.code: CodeKind = "bf16" if _faiss.ranges_of(index) is None else "sq8"
         self._views: dict[int, tuple[Any, Any]] = {}
         self._engine: Any = get_engine() if self.has_graph else None
         if self._engine is not None and self.rows >= self._engine.MAX_ROWS:
@@ -171,9 +182,24 @@ class CoarseTier:
         return cls(_faiss.flat_of(np.concatenate([tier.codes()[rows] for tier, rows in parts])))
 
     def codes(self) -> NDArray[np.uint8]:
-        """Return the codes, shape (rows, 2 prefix_dim), as a view that lives as long as the tier."""
+        """Return the codes, shape (rows, bytes a code), as a view that lives as long as the tier.
+
+        A code is bf16 numbers, or in a graph bytes.
+        """
         self.check()
         return _faiss.codes_array(self._index)
+
+    def encode(self, prefixes: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Return the codes of prefixes, shape (n, bytes a code), as this tier has them."""
+        return _faiss.encode(prefixes, _faiss.ranges_of(self._index))
+
+    def tolerance(self, prefixes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return how far from prefixes what their codes stand for may lie, shape (n, prefix_dim)."""
+        return _faiss.tolerance(prefixes, _faiss.ranges_of(self._index))
+
+    def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what codes of this tier stand for, shape (n, prefix_dim)."""
+        return _faiss.decode(codes, _faiss.ranges_of(self._index))
 
     def search(
         self,

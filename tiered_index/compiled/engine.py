@@ -64,10 +64,17 @@ class Answered(NamedTuple):
 
 
 def graph_fields(
-    codes: int, code_bytes: int, offsets: int, links: int, degrees: tuple[int, int], entry: int, level: int
+    codes: int,
+    code_bytes: int,
+    offsets: int,
+    links: int,
+    degrees: tuple[int, int],
+    entry: int,
+    level: int,
+    ranges: int,
 ) -> Rows:
-    """Describe a graph to :func:`walk` and :func:`answer`; the three addresses must stay valid."""
-    return np.array([codes, code_bytes, offsets, links, *degrees, entry, level], np.int64)
+    """Describe a graph to :func:`walk` and :func:`answer`; the addresses must stay valid."""
+    return np.array([codes, code_bytes, offsets, links, *degrees, entry, level, ranges], np.int64)
 
 
 def full_fields(
@@ -365,7 +372,7 @@ def load() -> Any:
     offsets, links = np.array([0, 1], np.int64), np.full(1, -1, np.int32)
     vectors, bases = np.zeros((1, 16), np.float32), np.zeros(1, np.int64)
     query = np.zeros(16, np.float32)
-    graph = graph_fields(codes.ctypes.data, 32, offsets.ctypes.data, links.ctypes.data, (1, 1), 0, 0)
+    graph = graph_fields(codes.ctypes.data, 32, offsets.ctypes.data, links.ctypes.data, (1, 1), 0, 0, 0)
     full = full_fields(vectors.ctypes.data, bases.ctypes.data, 13, 64, 16, False, 0, -1)
     walk(graph, query, 1)
     near(graph, query, 1, 1)

@@ -54,30 +54,30 @@ from tiered_index.limits import Limits
 from tiered_index.planner.plan import Plan
 
 # What is the same for each query, in an array of int64; graph and full tier come first
-GRAPH_FIELDS: Final = 8
+GRAPH_FIELDS: Final = 9
 FULL_FIELDS: Final = 8
-K: Final = 16
-EF: Final = 17
-CANDIDATES: Final = 18
-PREFIX_DIM: Final = 19
-UNIT: Final = 20  # whether queries are scaled to unit length
-TIMED: Final = 21  # whether there are deadlines
-WALK_NS: Final = 22  # from the beginning of the call to the deadline of the walk
-CALL_NS: Final = 23  # and of the whole
-COLD: Final = 24
-LIVE: Final = 25  # address of a bit a row, or 0
-SEEDS: Final = 26  # address of rows to begin with, int64
-SEEDS_COUNT: Final = 27
-IDS: Final = 28  # address of each row's id, int64, or 0 where ids are texts
-FIRST: Final = 29  # address of row 0 in the snapshot
-ENOUGH: Final = 30  # rows to read, unless a deadline comes first
-DIRECTIONS: Final = 31  # address of those whose components make prefixes, float32, or 0
-ROWS: Final = 32  # address of rows to score and no others, int32
-ROWS_COUNT: Final = 33  # 0 to walk
-NEAR_EF: Final = 34  # beam, and rows, that tell how many of those near the query may be found
-NEAR_ROWS: Final = 35
-FILES: Final = 36  # of three files, descriptor and least size
-FIELDS: Final = 42
+K: Final = 17
+EF: Final = 18
+CANDIDATES: Final = 19
+PREFIX_DIM: Final = 20
+UNIT: Final = 21  # whether queries are scaled to unit length
+TIMED: Final = 22  # whether there are deadlines
+WALK_NS: Final = 23  # from the beginning of the call to the deadline of the walk
+CALL_NS: Final = 24  # and of the whole
+COLD: Final = 25
+LIVE: Final = 26  # address of a bit a row, or 0
+SEEDS: Final = 27  # address of rows to begin with, int64
+SEEDS_COUNT: Final = 28
+IDS: Final = 29  # address of each row's id, int64, or 0 where ids are texts
+FIRST: Final = 30  # address of row 0 in the snapshot
+ENOUGH: Final = 31  # rows to read, unless a deadline comes first
+DIRECTIONS: Final = 32  # address of those whose components make prefixes, float32, or 0
+ROWS: Final = 33  # address of rows to score and no others, int32
+ROWS_COUNT: Final = 34  # 0 to walk
+NEAR_EF: Final = 35  # beam, and rows, that tell how many of those near the query may be found
+NEAR_ROWS: Final = 36
+FILES: Final = 37  # of three files, descriptor and least size
+FIELDS: Final = 43
 
 # and of float64
 STOP: Final = 0

@@ -13,12 +13,11 @@ from tiered_index.compiled.beam import (
     ROW_SHIFT,
     SIZE,
 )
+from tiered_index.compiled.codes import dot_codes, lines_of, packed
 from tiered_index.compiled.operations import nanoseconds, ordered
-from tiered_index.compiled.products import dot_codes, packed
-from tiered_index.compiled.walk import CODE_BYTES, CODES, ask
+from tiered_index.compiled.walk import CODE_BYTES, CODES, RANGES, ask
 
 _AHEAD: Final = 16  # codes asked for ahead of the one that is scored
-_LINE: Final = 64
 
 
 @njit(nogil=True, cache=True)
@@ -49,20 +48,20 @@ def _best_of(beam, first, room, size):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def scan(graph, prefix, dims, rows, room, beam, state):  # type: ignore[no-untyped-def]
     """Score the codes of `rows`; the beam then holds the best `room`, in no order. It is twice as long."""
-    _scan(graph, packed(prefix, dims), rows, room, beam, state)
+    query = packed(prefix, dims, graph[RANGES], graph[CODE_BYTES])
+    _scan(graph, query, dims, rows, room, beam, state)
 
 
 @njit(nogil=True, cache=True)
-def _scan(graph, query, rows, room, beam, state):  # type: ignore[no-untyped-def]
-    codes, code_bytes = graph[CODES], graph[CODE_BYTES]
-    prefix, dims = query.ctypes.data, len(query)
-    lines = (2 * dims + _LINE - 1) // _LINE
+def _scan(graph, query, dims, rows, room, beam, state):  # type: ignore[no-untyped-def]
+    codes, code_bytes, ranges = graph[CODES], graph[CODE_BYTES], graph[RANGES]
+    prefix, lines = query.ctypes.data, lines_of(dims, ranges)
     size, least = 0, np.iinfo(np.int64).min
     for i in range(len(rows)):
         if i + _AHEAD < len(rows):
             ask(codes + rows[i + _AHEAD] * code_bytes, lines)
         row = np.int64(rows[i])
-        key = (ordered(dot_codes(codes + row * code_bytes, prefix, dims)) << 32) | (row << ROW_SHIFT)
+        key = (ordered(dot_codes(codes + row * code_bytes, prefix, dims, ranges)) << 32) | (row << ROW_SHIFT)
         if key > least:
             beam[size] = key
             size += 1

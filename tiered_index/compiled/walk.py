@@ -41,6 +41,7 @@ from tiered_index.compiled.beam import (
     unite,
     widen,
 )
+from tiered_index.compiled.codes import dot_codes, lines_of, packed
 from tiered_index.compiled.operations import (
     load_i32,
     load_i64,
@@ -53,7 +54,6 @@ from tiered_index.compiled.operations import (
     store_i32,
     store_i64,
 )
-from tiered_index.compiled.products import dot_codes, packed
 
 # What a graph is, in an array of int64
 CODES: Final = 0  # address of the codes
@@ -64,6 +64,7 @@ BASE_DEGREE: Final = 4  # links of a row on level 0
 DEGREE: Final = 5  # and on each above
 ENTRY: Final = 6
 TOP_LEVEL: Final = 7
+RANGES: Final = 8  # address of what codes of bytes stand for, float32, or 0
 
 _LINE: Final = 64
 _KEYS: Final = 8  # of a beam, in a vector
@@ -87,16 +88,16 @@ def begin(graph, prefix, dims, room, live, seeds, beam, table, state):  # type: 
 
     If that row may not be found it stands before all others: it is expanded first, and leaves the beam.
     """
-    _begin(graph, packed(prefix, dims), room, live, seeds, beam, table, state)
+    query = packed(prefix, dims, graph[RANGES], graph[CODE_BYTES])
+    _begin(graph, query, dims, room, live, seeds, beam, table, state)
 
 
 @njit(nogil=True, cache=True)
-def _begin(graph, query, room, live, seeds, beam, table, state):  # type: ignore[no-untyped-def]
-    codes, code_bytes = graph[CODES], graph[CODE_BYTES]
-    prefix, dims = query.ctypes.data, len(query)
-    lines = (2 * dims + _LINE - 1) // _LINE
+def _begin(graph, query, dims, room, live, seeds, beam, table, state):  # type: ignore[no-untyped-def]
+    codes, code_bytes, ranges = graph[CODES], graph[CODE_BYTES], graph[RANGES]
+    prefix, lines = query.ctypes.data, lines_of(dims, ranges)
     nearest = graph[ENTRY]
-    best = dot_codes(codes + nearest * code_bytes, prefix, dims)
+    best = dot_codes(codes + nearest * code_bytes, prefix, dims, ranges)
     distances = 1
     for level in range(graph[TOP_LEVEL], 0, -1):
         moved = True
@@ -113,7 +114,7 @@ def _begin(graph, query, room, live, seeds, beam, table, state):  # type: ignore
                 row = np.int64(load_i32(links + 4 * i))
                 if row < 0:
                     break
-                score = dot_codes(codes + row * code_bytes, prefix, dims)
+                score = dot_codes(codes + row * code_bytes, prefix, dims, ranges)
                 distances += 1
                 if score > best:
                     best, nearest, moved = score, row, True
@@ -127,7 +128,7 @@ def _begin(graph, query, room, live, seeds, beam, table, state):  # type: ignore
     meet(nearest, table, state[MASK])
     for row in seeds[: room - 1]:
         if row != nearest:
-            score = dot_codes(codes + row * code_bytes, prefix, dims)
+            score = dot_codes(codes + row * code_bytes, prefix, dims, ranges)
             distances += 1
             meet(row, table, state[MASK])
             put(beam, beam.ctypes.data, state[SIZE], room, (ordered(score) << 32) | (row << ROW_SHIFT))
@@ -228,10 +229,11 @@ def advance(graph, prefix, dims, ef, room, live, beam, spill, table, state, dead
     degree = graph[BASE_DEGREE]
     lists = np.empty((3, 2 * degree), np.int64)
     passed = np.empty(2 * degree if live else 0, np.int64)
-    query = packed(prefix, dims)
+    query = packed(prefix, dims, graph[RANGES], graph[CODE_BYTES])
     _steps(
         graph,
         query,
+        dims,
         ef,
         room,
         live,
@@ -249,12 +251,11 @@ def advance(graph, prefix, dims, ef, room, live, beam, spill, table, state, dead
 
 @njit(nogil=True, cache=True)
 def _steps(  # type: ignore[no-untyped-def]
-    graph, query, ef, room, live, beam, spill, table, state, deadline, collected, scored, better, passed
+    graph, query, dims, ef, room, live, beam, spill, table, state, deadline, collected, scored, better, passed
 ):
     """Advance; `collected`, `scored` and `better` have room for what is linked from a row, twice."""
-    codes, code_bytes, degree = graph[CODES], graph[CODE_BYTES], graph[BASE_DEGREE]
-    prefix, dims = query.ctypes.data, len(query)
-    lines = (2 * dims + _LINE - 1) // _LINE
+    codes, code_bytes, degree, ranges = graph[CODES], graph[CODE_BYTES], graph[BASE_DEGREE], graph[RANGES]
+    prefix, lines = query.ctypes.data, lines_of(dims, ranges)
     link_lines = (4 * degree + _LINE - 1) // _LINE
     keys, above = beam.ctypes.data, better.ctypes.data
     last = keys + 8 * (room - 1)
@@ -299,7 +300,7 @@ def _steps(  # type: ignore[no-untyped-def]
             if i < new:
                 ask(codes + load_i64(asking + 8 * i) * code_bytes, lines)
             row = load_i64(scoring + 8 * i)
-            score = dot_codes(codes + row * code_bytes, prefix, dims)
+            score = dot_codes(codes + row * code_bytes, prefix, dims, ranges)
             key = (ordered(score) << 32) | (row << ROW_SHIFT)
             best = max(best, key)
             store_i64(above + 8 * count, key)

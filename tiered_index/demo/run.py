@@ -65,8 +65,8 @@ class DimensionRow(msgspec.Struct, frozen=True, kw_only=True):
     ms : float
         Median wall time of a search, one query at a time.
     memory_mb : float
-        Memory of a coarse tier of so many dimensions: bf16 codes and graph; of exact search in memory,
-        the float32 vectors and no graph.
+        Memory of a coarse tier of so many dimensions, codes of a byte each and graph; of exact search in
+        memory, the float32 vectors and no graph.
     """
 
     prefix_dim: int
@@ -160,7 +160,7 @@ class Demo:
                 recall_prefix=recall_at_k(found[dim, K].ids, truth.ids),
                 recall=recall_at_k(found[dim, None].ids, truth.ids),
                 ms=median(times[dim]),
-                memory_mb=rows * (2 * dim + node) / 1e6,
+                memory_mb=rows * (dim + node) / 1e6,
             )
             for dim in PREFIX_DIMS
         ]

@@ -23,7 +23,7 @@ FIT_ROWS = 20_000
 """Documents that the rotation is fitted to."""
 
 MILLION = 1_000_000
-_CODE_BYTES = 2
+_CODE_BYTES = 1  # of a dimension in a graph
 
 
 class Ranked(NamedTuple):

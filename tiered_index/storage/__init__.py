@@ -8,7 +8,7 @@
       manifests/000000000007.json one file a generation: settings, encoder, columns, segments, digests
       segments/<name>/
         rows.parquet              id, metadata columns, full vectors (mapped in place)
-        coarse.faiss              bf16 codes of the prefixes, and their HNSW graph
+        coarse.faiss              codes of the prefixes, and their HNSW graph
         coarse-<token>.faiss      the same, rebuilt with other settings from the same vectors
         lookup.arrow              ids by row, rows by id, inverse norms
         columns.roaring           rows of each value, of columns of few values; not in every segment

@@ -8,17 +8,18 @@ import msgspec
 import pyarrow as pa
 import xxhash
 
-from tiered_index.config import IdKind, IndexConfig
+from tiered_index.config import CodeKind, IdKind, IndexConfig
 from tiered_index.encoding import TextConfig
 from tiered_index.errors import CorruptIndexError
 from tiered_index.storage.files import FileEntry
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """1 had no columns.roaring; its writers would remove those as garbage. 3 has rotations and coarse tiers that
-were rebuilt, which 2 would misread, and encoders."""
+were rebuilt, which 2 would misread, and encoders. 4 has codes of bytes."""
 
+REBUILT_VERSION = 3
 PLAIN_VERSION = 2
-"""What is written of an index without any of them, so that earlier versions of this package read it."""
+"""What is written of an index without what came later, so that earlier versions of this package read it."""
 
 COARSE_FILE = "coarse.faiss"
 """The coarse tier a segment is born with; one that was rebuilt has another name beside it."""
@@ -83,6 +84,8 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Rows that were deleted since.
     coarse : str
         Which of the files is the coarse tier's.
+    code : {"bf16", "sq8"}
+        What a dimension is in it.
     """
 
     name: str
@@ -92,6 +95,7 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     footer: FileEntry
     tombstones: Tombstones | None = None
     coarse: str = COARSE_FILE
+    code: CodeKind = "bf16"
 
     @property
     def tiers(self) -> tuple[str, str]:
@@ -165,8 +169,10 @@ def encode_schema(schema: pa.Schema) -> str:
 
 def format_of(manifest: Manifest) -> int:
     """Return the oldest version of the format that says all that a manifest says."""
+    if any(segment.code != "bf16" for segment in manifest.segments):
+        return FORMAT_VERSION
     newer = manifest.rotation is not None or manifest.rebuilt or manifest.text is not None
-    return FORMAT_VERSION if newer else PLAIN_VERSION
+    return REBUILT_VERSION if newer else PLAIN_VERSION
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -174,8 +180,11 @@ def encode(manifest: Manifest) -> bytes:
     fields = msgspec.to_builtins(manifest)
     if manifest.format <= PLAIN_VERSION:
         del fields["rotation"], fields["rebuilt"], fields["text"], fields["config"]["rotation"]
-        for segment in fields["segments"]:
+    for segment in fields["segments"]:
+        if manifest.format <= PLAIN_VERSION:
             del segment["coarse"]
+        if manifest.format <= REBUILT_VERSION:
+            del segment["code"]
     body = msgspec.json.format(msgspec.json.encode(fields), indent=1).removesuffix(b"}").rstrip()
     return body + _DIGEST % xxhash.xxh3_128_hexdigest(body).encode()
 

@@ -107,7 +107,9 @@ class Rebuild:
             files = {name: file for name, file in entry.files.items() if name != entry.coarse}
             files[made.coarse] = made.files[made.coarse]
             segments.append(
-                msgspec.structs.replace(entry, files=files, coarse=made.coarse, has_graph=made.has_graph)
+                msgspec.structs.replace(
+                    entry, files=files, coarse=made.coarse, has_graph=made.has_graph, code=made.code
+                )
             )
         return self._store.commit(
             manifest,
@@ -140,10 +142,12 @@ class Rebuild:
         name = f"coarse-{secrets.token_hex(8)}.faiss"
         self._written.append(segment.folder / name)
         with closing(HashingFile(self._store.files, segment.folder / name)) as file:
-            has_graph = builder.write(file.write)
+            written = builder.write(file.write)
             made = file.finish()
         self._store.files.sync_folder(segment.folder)
-        return msgspec.structs.replace(entry, files={name: made}, coarse=name, has_graph=has_graph)
+        return msgspec.structs.replace(
+            entry, files={name: made}, coarse=name, has_graph=written.has_graph, code=written.code
+        )
 
     @contextmanager
     def _undone_if_it_fails(self) -> Iterator[None]:

@@ -106,7 +106,7 @@ class SegmentWriter:
         self._rows.finish()
         entries = {ROWS_FILE: self._rows_file.finish()}
         with closing(HashingFile(self._files, self._folder / COARSE_FILE)) as coarse:
-            has_graph = self._coarse.write(coarse.write)
+            written = self._coarse.write(coarse.write)
             entries[COARSE_FILE] = coarse.finish()
         with closing(HashingFile(self._files, self._folder / LOOKUP_FILE)) as lookup:
             lookup.write(self._lookup.serialize(self._id_type))
@@ -121,7 +121,7 @@ class SegmentWriter:
         self._files.sync_folder(self._folder)
         self._files.sync_folder(self._folder.parent)
         footer = read_footer(self._folder / ROWS_FILE)
-        return SegmentEntry(self.name, self.rows, has_graph, entries, footer)
+        return SegmentEntry(self.name, self.rows, written.has_graph, entries, footer, code=written.code)
 
     def abandon(self) -> None:
         """Remove what was written; what cannot be removed is left, and counts for nothing."""
@@ -191,9 +191,10 @@ class Segment:
         if read_footer(folder / ROWS_FILE) != entry.footer:
             raise CorruptIndexError(f"{folder / ROWS_FILE}: the footer's digest is wrong")
         self.coarse = CoarseTier.open(str(folder / entry.coarse), config.prefix_dim, entry.rows)
-        if self.coarse.has_graph != entry.has_graph:
+        if (self.coarse.has_graph, self.coarse.code) != (entry.has_graph, entry.code):
             raise CorruptIndexError(
-                f"{folder / entry.coarse}: a graph is missing, or there where none was written"
+                f"{folder / entry.coarse}: a graph is missing, or there where none was written, or codes are "
+                f"{self.coarse.code}, where {entry.code} were written"
             )
         self.lookup = Lookup(str(folder / LOOKUP_FILE), entry.rows)
         self.columns: ColumnIndex | None = None

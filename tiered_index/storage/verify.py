@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.blas import product
-from tiered_index.coarse.prefix_graph import CoarseBuilder
+from tiered_index.coarse.prefix_graph import CoarseTier
 from tiered_index.errors import CorruptIndexError, GenerationNotFoundError, TieredIndexError
 from tiered_index.storage.column_index import postings_of
 from tiered_index.storage.commit import Store
@@ -23,9 +23,6 @@ from tiered_index.validate.vectors import Floats, prepared_again, row_norms
 _PRODUCT_ERROR = 1e-5
 """What float32 may lose of a component along a direction, as a share of the vector's length: BLAS adds in
 another order when it is given other rows beside it."""
-
-_CODE_ERROR = 2.0**-7
-"""The step between two neighbouring codes, as a share of the number."""
 
 _SMALLEST_NORM = 1e-38
 
@@ -122,7 +119,9 @@ def _compare_rows(segment: Segment, manifest: Manifest, directions: Floats | Non
             yield f"{segment.folder}: ids of rows {first} and on differ between the tiers"
         prepared = prepared_again(vectors, config, directions)
         given = vectors.astype(np.float32, copy=False)
-        if comparable and not _are_codes(codes[rows], prepared.prefixes, given, directions, unit=unit):
+        if comparable and not _are_codes(
+            segment.coarse, codes[rows], prepared.prefixes, given, directions, unit=unit
+        ):
             yield f"{segment.folder}: codes of rows {first} and on are not those of their vectors"
         found = prepared.inverse_norms
         if norms is not None and found is not None and not np.array_equal(found, norms[rows]):
@@ -130,16 +129,22 @@ def _compare_rows(segment: Segment, manifest: Manifest, directions: Floats | Non
 
 
 def _are_codes(
-    codes: NDArray[np.uint8], prefixes: Floats, vectors: Floats, directions: Floats | None, *, unit: bool
+    tier: CoarseTier,
+    codes: NDArray[np.uint8],
+    prefixes: Floats,
+    vectors: Floats,
+    directions: Floats | None,
+    *,
+    unit: bool,
 ) -> bool:
     """Tell whether codes are those of prefixes: exactly, or as nearly as a rotation can be repeated."""
     if directions is None:
-        return np.array_equal(CoarseBuilder.encode(prefixes), codes)
+        return np.array_equal(tier.encode(prefixes), codes)
     scale = row_norms(vectors)
     if unit:  # what is lost grew as the prefix did
         scale /= np.maximum(row_norms(product(vectors, directions.T)), _SMALLEST_NORM)
-    allowed = _CODE_ERROR * np.abs(prefixes) + _PRODUCT_ERROR * scale[:, None]
-    return bool((np.abs(CoarseBuilder.decode(codes) - prefixes) <= allowed).all())
+    allowed = tier.tolerance(prefixes) + _PRODUCT_ERROR * scale[:, None]
+    return bool((np.abs(tier.decode(codes) - prefixes) <= allowed).all())
 
 
 def _compare_columns(segment: Segment) -> Iterator[str]:
