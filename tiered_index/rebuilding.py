@@ -52,7 +52,9 @@ def decide(settings: Mapping[str, Any], rotation: Turn | None) -> Callable[[Snap
         if turn == "pca":
             check_rotated(config, snapshot.rows)
             return Wanted(config, fit(_sample(snapshot), config))
-        return None if config == before else Wanted(config, None)
+        # graphs of earlier versions have codes of two bytes a dimension
+        old = any(entry.has_graph and entry.code == "bf16" for entry in snapshot.manifest.segments)
+        return None if config == before and not old else Wanted(config, None)
 
     return wanted
 

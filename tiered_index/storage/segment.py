@@ -237,6 +237,9 @@ def check_digest(path: Path, entry: FileEntry) -> None:
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
             memoryview(mapping) as view,
         ):
+            if hasattr(mmap, "MADV_HUGEPAGE"):  # what is read from disk now is kept in huge pages
+                with suppress(OSError):  # of a system that has none
+                    mapping.madvise(mmap.MADV_HUGEPAGE)
             found = entry_of(view)
     except OSError as error:
         raise unreadable(path, error) from error
