@@ -32,7 +32,7 @@ LAYERS = [
     ["ask", "explain", "grouping", "rebuilding", "recalibrate"],
     ["calibration"],
     ["prepared"],
-    ["outcome", "planning"],
+    ["calibrate_filters", "outcome", "planning"],
     ["decision"],
     ["search", "exact", "stats"],
     ["by_road", "rescoring"],

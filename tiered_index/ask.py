@@ -70,7 +70,16 @@ def ask(
         hits = exact_search(snapshot, queries, k, started_ns / 1e9, matching)
     else:
         try:
-            hits = search(snapshot, queries, k, decision.plan, started_ns / 1e9, decision.limits, scope)
+            hits = search(
+                snapshot,
+                queries,
+                k,
+                decision.plan,
+                started_ns / 1e9,
+                decision.limits,
+                scope,
+                decision.relied,
+            )
         except ZeroVectorError:
             if fixed.get("prefix_dim") is not None or decision.plan.prefix_dim == snapshot.config.prefix_dim:
                 raise
@@ -78,7 +87,16 @@ def ask(
             decision = decide(
                 Budget(latency_ms=budget.latency_ms), {"prefix_dim": snapshot.config.prefix_dim}
             )
-            hits = search(snapshot, queries, k, decision.plan, started_ns / 1e9, decision.limits, scope)
+            hits = search(
+                snapshot,
+                queries,
+                k,
+                decision.plan,
+                started_ns / 1e9,
+                decision.limits,
+                scope,
+                decision.relied,
+            )
         if single and planning.due():
             planning.keep(queries[0])
     addresses, scores = (hits.addresses[0], hits.scores[0]) if single else (hits.addresses, hits.scores)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.calibrate_filters import calibrate_filters, filters_seconds
 from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF
 from tiered_index.config import Budget
 from tiered_index.decision import Decision
@@ -17,7 +18,7 @@ from tiered_index.exact import exact_search
 from tiered_index.limits import NO_LIMITS
 from tiered_index.machine import fingerprint
 from tiered_index.planner.calibrate import Observed, measure
-from tiered_index.planner.model import Calibration, Source, Times
+from tiered_index.planner.model import Calibration, Source, Times, recall_by_ef
 from tiered_index.planner.plan import Plan, Strategy
 from tiered_index.planning import Planning
 from tiered_index.prepared import Prepared
@@ -31,6 +32,9 @@ SEED = 20
 
 _TRUTH_SHARE = 0.4
 """Of the time that is allowed, for the exact answers."""
+
+_FILTERS_SHARE = 0.35
+"""Of the time that is left, what measuring filters may take; else it is left out."""
 
 _BLOCK_QUERIES = 256
 """Queries that share a pass; more would need more memory for scores, and hardly less time."""
@@ -93,7 +97,17 @@ def calibrate(
     exact, one_ms = _truth(snapshot, queries, ks[-1], seconds)
     subject = _Subject(snapshot, queries, exact)
     left = None if seconds is None else max(seconds - (perf_counter() - started), 0.0)
+    filters_s = filters_seconds(snapshot.rows, one_ms.mean / 1e3)
+    with_filters = left is None or filters_s < _FILTERS_SHARE * left
+    if left is not None and with_filters:
+        left -= filters_s
     measured = measure(subject, ks, left, progress)
+    among = None
+    if with_filters:
+        progress("filters")
+        k = ks[min(1, len(ks) - 1)]
+        everywhere = recall_by_ef(measured.walked, k, subject.width)
+        among = calibrate_filters(snapshot, queries.vectors, queries.own, k, everywhere)
     return Calibration(
         fingerprint=fingerprint(),
         generation=snapshot.manifest.generation,
@@ -113,6 +127,7 @@ def calibrate(
         scores=measured.scores,
         seconds=perf_counter() - started,
         rebuilt=snapshot.manifest.rebuilt,
+        among=among,
     )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tiered_index.config import Budget
 from tiered_index.limits import Limits
+from tiered_index.planner.among import Among
 from tiered_index.planner.choose import Prediction
 from tiered_index.planner.plan import Plan
 
@@ -27,6 +28,12 @@ class Decision(NamedTuple):
         What cannot be kept of what was asked, as far as is known beforehand.
     matches : int or None
         How many rows match the filter; None without one.
+    rows : int
+        How many rows there are, with one.
+    among : Among or None
+        What was measured of filters, for such a search; None where nothing was.
+    relies : bool
+        Whether the plan rests on that.
     """
 
     plan: Plan
@@ -35,3 +42,11 @@ class Decision(NamedTuple):
     prediction: Prediction | None
     concern: str | None
     matches: int | None = None
+    rows: int = 0
+    among: Among | None = None
+    relies: bool = False
+
+    @property
+    def relied(self) -> Among | None:
+        """What the plan rests on."""
+        return self.among if self.relies else None

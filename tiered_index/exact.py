@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiered_index.blas import product
 from tiered_index.planner.plan import EXACT
 from tiered_index.results import Hits, SearchStats
-from tiered_index.storage.live import ROW_BITS
+from tiered_index.storage.live import ROW_BITS, ROW_MASK
 from tiered_index.storage.matching import Matching
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats
@@ -36,25 +36,15 @@ def exact_search(
     """
     count = snapshot.rows if matching is None else matching.count
     k = min(k, count)
-    addresses = np.empty((len(queries), 0), np.int64)
-    scores = np.empty((len(queries), 0), np.float32)
+    best = _Best(len(queries), k)
     for rows, vectors, norms in blocks(snapshot, matching):
-        block = product(queries, vectors.astype(np.float32, copy=False).T)
-        if norms is not None:
-            block *= norms
-        scores = np.concatenate([scores, block], axis=1)
-        addresses = np.concatenate([addresses, np.broadcast_to(rows, block.shape)], axis=1)
-        if k and scores.shape[1] > k:
-            # argpartition first: a whole sort of each block would cost more than its products
-            best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-            scores = np.take_along_axis(scores, best, axis=1)
-            addresses = np.take_along_axis(addresses, best, axis=1)
-    order = np.lexsort((addresses, -scores), axis=1)
+        best.see(rows, _scores(queries, vectors, norms))
+    addresses, scores = best.ranked()
     finished = perf_counter()
     rows_read = count if len(queries) else 0
     return Hits(
-        np.take_along_axis(addresses, order, axis=1),
-        np.take_along_axis(scores, order, axis=1),
+        addresses,
+        scores,
         EXACT,
         SearchStats(
             total_ms=(finished - started) * 1e3,
@@ -67,6 +57,71 @@ def exact_search(
             bytes_read=rows_read * snapshot.row_bytes,
         ),
     )
+
+
+def exact_among(
+    snapshot: Snapshot, queries: Floats, k: int, number: int, masks: Sequence[NDArray[np.bool_]]
+) -> list[NDArray[np.int64]]:
+    """Return the best k rows of one segment under each of several filters, which share the pass.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        With the segment.
+    queries : ndarray, shape (n, store_dim), float32
+        Of unit length under cosine.
+    k : int
+        Results a query; fewer where fewer rows match.
+    number : int
+        The segment.
+    masks : sequence of ndarray, shape (rows,), bool
+        Which of its rows match.
+
+    Returns
+    -------
+    list of ndarray, shape (n, k), int64
+        Addresses, best first, of each filter.
+    """
+    best = [_Best(len(queries), k) for _ in masks]
+    for addresses, vectors, norms in blocks(snapshot, None):
+        if not len(addresses) or addresses[0] >> ROW_BITS != number:
+            continue
+        scores, rows = _scores(queries, vectors, norms), addresses & ROW_MASK
+        for one, mask in zip(best, masks, strict=True):
+            held = mask[rows]
+            one.see(addresses[held], scores[:, held])
+    return [one.ranked()[0] for one in best]
+
+
+def _scores(queries: Floats, vectors: NDArray[Any], norms: Floats | None) -> Floats:
+    scores = product(queries, vectors.astype(np.float32, copy=False).T)
+    if norms is not None:
+        scores *= norms
+    return scores
+
+
+class _Best:
+    """The best k rows of each query so far."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        self._k = k
+        self._addresses = np.empty((queries, 0), np.int64)
+        self._scores = np.empty((queries, 0), np.float32)
+
+    def see(self, rows: NDArray[np.int64], block: Floats) -> None:
+        scores = np.concatenate([self._scores, block], axis=1)
+        addresses = np.concatenate([self._addresses, np.broadcast_to(rows, block.shape)], axis=1)
+        if self._k and scores.shape[1] > self._k:
+            # argpartition first: a whole sort of each block would cost more than its products
+            best = np.argpartition(-scores, self._k - 1, axis=1)[:, : self._k]
+            scores = np.take_along_axis(scores, best, axis=1)
+            addresses = np.take_along_axis(addresses, best, axis=1)
+        self._scores, self._addresses = scores, addresses
+
+    def ranked(self) -> tuple[NDArray[np.int64], Floats]:
+        order = np.lexsort((self._addresses, -self._scores), axis=1)
+        addresses = np.take_along_axis(self._addresses, order, axis=1)
+        return addresses, np.take_along_axis(self._scores, order, axis=1)
 
 
 def blocks(snapshot: Snapshot, matching: Matching | None) -> Iterator[_Block]:

@@ -83,6 +83,12 @@ class Outcome:
             # every matching prefix was scored; of the candidates that were not rescored these are missed
             missed = filtering.MISSES_SEEN * hits.missed
             return 1.0 - min(missed / max(min(self._k, decision.matches), 1), 1.0)
+        if decision.matches is not None and hits.plan.strategy == "graph" and decision.among is not None:
+            known, scope = decision.among, (decision.rows, decision.matches)
+            walked = filtering.expected(decision.plan, hits.plan, self._k, *scope, known, decision.relied)
+            if walked is None or hits.late:
+                return None
+            return max(walked - filtering.MISSES_SEEN * hits.missed / self._k, 0.0)
         if decision.prediction is None or self._chooser is None:
             return None
         predicted = decision.prediction.recall

@@ -151,6 +151,7 @@ class Planning:
         in_range("k", k, 1, MAX_K)
         chooser = self.chooser_for(snapshot)
         prediction, concern = None, None
+        among, relies = None, False
         fixed = {name: value for name, value in fixed.items() if value is not None}
         if fixed or not budget.asks or chooser is None:
             plan = make_plan(k, snapshot.config.prefix_dim, **fixed)
@@ -182,16 +183,33 @@ class Planning:
             # what was measured without a filter says how wide to search, and no more
             prediction = None
             one_ms = None if budget.latency_ms is None else budget.latency_ms / max(queries, 1)
+            among = None if chooser is None else chooser.calibration.among
+            floor, walk_ms = budget.min_recall, 0.0
+            if chooser is not None and among is not None and not fixed and floor is not None:
+                relies = one_ms is None
+                if relies:
+                    walk = chooser.whole(k, snapshot.rows, filtering.walk_floor(floor))
+                    plan = plan if walk is None else walk.plan
+                    walk_ms = math.inf if walk is None else walk.coarse.p50
             if "ef" in fixed or "candidates" in fixed:
                 plan = filtering.fixed(plan, matches)
             else:
-                plan = filtering.filtered(plan, k, snapshot.rows, matches, budget.min_recall, one_ms)
+                plan = filtering.filtered(
+                    plan,
+                    k,
+                    snapshot.rows,
+                    matches,
+                    floor,
+                    one_ms,
+                    among if relies or one_ms else None,
+                    walk_ms,
+                )
             if plan.strategy == "scan" and chooser is not None:
                 concern = None  # it was that of a walk among all rows
         limits = NO_LIMITS
         if budget.latency_ms is not None or chooser is not None:
             limits = _limits(budget, prediction, chooser, queries, started_ns)
-        return Decision(plan, limits, budget, prediction, concern, matches)
+        return Decision(plan, limits, budget, prediction, concern, matches, snapshot.rows, among, relies)
 
     def due(self) -> bool:
         """Count a query that was asked; return whether it is one to :meth:`keep`.

@@ -89,7 +89,7 @@ class Prepared:
         if least and self._answer is not None:  # the plans where fewer of the rows near a query may be found
             may_scan = not decision.limits.call_ns
             for code, share in ((FEWER_NEAR, (least + far) / 2), (FAR_FEWER_NEAR, 0.0)):
-                wider = by_share(plan, share, *rows, may_scan=may_scan)
+                wider = by_share(plan, k, share, *rows, decision.relied, may_scan=may_scan)
                 self._wider[code] = wider, self._prepared(snapshot, wider, (0.0, 0.0))
 
     def _prepared(

@@ -11,6 +11,7 @@ import numpy as np
 from tiered_index.by_road import by_road, many_by_road
 from tiered_index.full.rescore import Scorer
 from tiered_index.limits import NO_LIMITS, Limits
+from tiered_index.planner.among import Among
 from tiered_index.planner.filtered import by_share, wants_share
 from tiered_index.planner.plan import Plan
 from tiered_index.rescoring import Addresses, rescore
@@ -31,6 +32,7 @@ def search(
     started: float,
     limits: Limits = NO_LIMITS,
     scope: Scope | None = None,
+    among: Among | None = None,
 ) -> Hits:
     """Answer queries by both tiers.
 
@@ -50,6 +52,8 @@ def search(
         What may be spent.
     scope : Scope, optional
         Which rows may be found; all by default.
+    among : Among, optional
+        What was measured of filters, where the plan rests on it.
 
     Returns
     -------
@@ -60,7 +64,7 @@ def search(
     if len(queries) == 1 and scope.road is not None and wants_share(plan, snapshot.rows, scope.rows):
         prefix = snapshot.prefixes(queries, plan.prefix_dim)[0]
         share = scope.road.share_near(prefix)
-        plan = by_share(plan, share, snapshot.rows, scope.rows, may_scan=not limits.call_ns)
+        plan = by_share(plan, k, share, snapshot.rows, scope.rows, among, may_scan=not limits.call_ns)
     hits = _once(snapshot, scope, queries, k, plan, started, limits)
     while hits.missed > plan.misses > 0.0 and not hits.late and plan.candidates < scope.rows:
         if hits.plan.strategy != "scan":

@@ -137,7 +137,7 @@ def test_a_filter_against_the_query_is_scanned_or_walked_widely() -> None:
     assert wants_share(plan, ROWS, 100_000)
 
     def after(ratio: float, matches: int = 100_000, *, may_scan: bool = True) -> Plan:
-        return by_share(plan, ratio * matches / ROWS, ROWS, matches, may_scan=may_scan)
+        return by_share(plan, 10, ratio * matches / ROWS, ROWS, matches, may_scan=may_scan)
 
     assert after(NEAR) == after(3.0) == plan
     assert after(NEAR - 0.01).ef == after(FAR).ef == int(plan.ef * 4 / 3)

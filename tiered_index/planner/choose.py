@@ -68,6 +68,7 @@ class Chooser:
         self._options: dict[tuple[int, int, float], Options] = {}
         self._choices: dict[tuple[object, ...], Choice] = {}
         self._predictions: dict[tuple[object, ...], Prediction] = {}
+        self._whole: dict[tuple[int, int, float, State], Prediction | None] = {}
         self._measured: dict[tuple[int, int], dict[Plan, float]] = {}
 
     def choose(self, k: int, rows: int, budget: Budget) -> Choice:
@@ -92,6 +93,27 @@ class Chooser:
                 self._choices.clear()
             found = self._choices[key] = choose(self.options(k, rows), state, budget)
         return found
+
+    def whole(self, k: int, rows: int, floor: float) -> Prediction | None:
+        """Return the narrowest walk that reaches a floor where all of its beam is rescored, or None."""
+        state = self.feedback.state()
+        key = (k, _grain(rows), floor, state)
+        if key not in self._whole:
+            if len(self._whole) >= _KEPT:
+                self._whole.clear()
+            found = options(self.calibration, k, _rows(key[1]), state.cold_share, worthwhile=False)
+            sure = _recall(found, state) - FLOOR_ERRORS * found.error
+            width = max((plan.prefix_dim for plan in found.plans), default=0)
+            places = [
+                i
+                for i, plan in enumerate(found.plans)
+                if (plan.strategy, plan.prefix_dim, plan.early_stop) == ("graph", width, 0.0)
+                and plan.candidates == plan.ef
+                and sure[i] >= floor
+            ]
+            best = min(places, key=lambda i: found.plans[i].ef, default=None)
+            self._whole[key] = None if best is None else _prediction(found, best, state)
+        return self._whole[key]
 
     def options(self, k: int, rows: int) -> Options:
         """Return what there is to choose among, as it was measured."""

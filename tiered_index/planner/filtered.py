@@ -3,13 +3,16 @@
 Measured on 250,000 sentences (titles as queries, 256 of 1,024 dimensions, 48 links a row, two AVX-512 cores)
 with eleven filters, of categories, months and at random: scoring every matching prefix takes 10 to 14 ns a
 row and misses nothing, a walk among matching rows 1.5 to 2 times what one among all rows takes, and it
-misses the more, the less the filter has to do with the query.
+misses the more, the less the filter has to do with the query. Where a recall is asked, calibration says how
+much wider a walk must be for it (:mod:`tiered_index.planner.among`); these numbers are for where nothing is
+asked, or nothing was measured.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from tiered_index.planner.among import DENSE, FAR, NEAR, Among, Kind
 from tiered_index.planner.plan import MAX_EF, Plan
 
 EXACT_ROWS = 128
@@ -26,10 +29,8 @@ WALK_COST = 2.0
 MAX_SCAN_ROWS_PER_EF = 2_500
 """Where few of the rows near the query match, a walk misses much, and so many are scanned."""
 
-FAR, NEAR = 0.25, 0.8
-"""How often rows near the query match, as often as all rows do being 1. Beyond `NEAR` a walk with one and a
-half times the beam found 0.94 to 0.98 of the best ten, from `FAR` on with twice the beam 0.93 to 0.97; but
-where they match less often 0.81 to 0.94, under nine filters."""
+WALK_MISSES = 0.8
+"""Of what a floor lets be missed, the share that the walk may miss; the rest are candidates not rescored."""
 
 MISSES = 0.02
 """Of each result, what may be expected to be missed among candidates that are not rescored."""
@@ -38,10 +39,12 @@ MISSES_SEEN = 2.5
 """Times as many rows were missed under filters as were expected: scores are not quite normal."""
 
 _SCANNED_CANDIDATES = 512
+_BEYOND_K = 12
 _CANDIDATES_PER_K = 8
-_SPARSE = 0.5
 _WIDER = 1.5
-"""A walk among less than half of the rows takes a wider beam for the same recall."""
+"""A walk among less than half of the rows takes a wider beam for the same recall: with it 0.94 to 0.98 of the
+best ten were found where the query is near, and with `_WIDER_FAR` times that 0.93 to 0.97 where it is apart;
+where it is far 0.81 to 0.94, under nine filters."""
 
 _ROWS_KNOWN = 250_000
 _GROWTH, _DENSE_GROWTH = 0.38, 0.2
@@ -50,21 +53,34 @@ million recall@10 was 0.958 without a filter and 0.93 to 0.945 with one, of 250,
 beam is wider by this power of the rows beyond those. With a floor it is that of a plan that was measured."""
 
 _WIDER_FAR = 4 / 3
-_WIDEST = 4
+_WIDEST = 4.0
 
 _SCAN_MS_PER_ROW = 2e-5
 _BUDGET_SHARE = 0.5
 
 
+def walk_floor(floor: float) -> float:
+    """Return the recall that a walk among matching rows is to reach, for a floor of the answer's."""
+    return 1.0 - WALK_MISSES * (1.0 - floor)
+
+
 def filtered(
-    plan: Plan, k: int, rows: int, matches: int, floor: float | None, latency_ms: float | None
+    plan: Plan,
+    k: int,
+    rows: int,
+    matches: int,
+    floor: float | None,
+    latency_ms: float | None,
+    known: Among | None = None,
+    walk_ms: float = 0.0,
 ) -> Plan:
     """Return the plan for k results among matching rows.
 
     Parameters
     ----------
     plan : Plan
-        For all rows: not "exact".
+        For all rows: not "exact". With a floor and `known` one that rescores all of ef, and is expected to
+        reach :func:`walk_floor`.
     k : int
         Results a query.
     rows, matches : int
@@ -73,19 +89,29 @@ def filtered(
         Of the recall.
     latency_ms : float or None
         Budget of one query.
+    known : Among, optional
+        What was measured.
+    walk_ms : float
+        With it, the time of the plan's walk among all rows.
     """
     if matches <= max(EXACT_ROWS, k):
         return Plan(strategy="scan", prefix_dim=plan.prefix_dim, ef=matches, candidates=matches)
     misses = k * (MISSES if floor is None else max((1.0 - floor) / 2, 0.001))
-    dense = matches >= _SPARSE * rows
+    dense = matches >= DENSE * rows
     wider = 1.0 if dense else _WIDER
     if floor is None:
         wider *= max(rows / _ROWS_KNOWN, 1.0) ** (_DENSE_GROWTH if dense else _GROWTH)
+    elif known is not None:
+        wider = known.wider("dense" if dense else "sparse", walk_floor(floor)) or wider
+        misses = k * max((1.0 - WALK_MISSES) * (1.0 - floor), 0.0002) / MISSES_SEEN
     ef = int(wider * plan.ef)
     scans = matches <= (DENSE_SCAN_ROWS_PER_EF if dense else SCAN_ROWS_PER_EF) * ef
     if latency_ms is not None:  # which a walk of plan.ef among all rows would fill
-        ef = max(int(plan.ef / WALK_COST), k)
-        scans = matches * _SCAN_MS_PER_ROW <= _BUDGET_SHARE * latency_ms
+        slower, scan_ms = (WALK_COST, _SCAN_MS_PER_ROW) if known is None else (known.slower, known.scan_ms)
+        ef = max(int(plan.ef / slower), k)
+        scans = matches * scan_ms <= _BUDGET_SHARE * latency_ms
+    elif floor is not None and known is not None:
+        scans = matches * known.scan_ms <= wider * known.slower * walk_ms
     if scans:
         candidates = min(max(_SCANNED_CANDIDATES, _CANDIDATES_PER_K * k, plan.candidates), matches)
         return Plan(
@@ -97,7 +123,7 @@ def filtered(
 
 def wants_share(plan: Plan, rows: int, matches: int) -> bool:
     """Return whether :func:`by_share` may change a plan."""
-    return plan.strategy == "graph" and plan.misses > 0.0 and matches < _SPARSE * rows
+    return plan.strategy == "graph" and plan.misses > 0.0 and matches < DENSE * rows
 
 
 def shares(plan: Plan, rows: int, matches: int) -> tuple[float, float]:
@@ -110,31 +136,72 @@ def shares(plan: Plan, rows: int, matches: int) -> tuple[float, float]:
     return NEAR * matches / rows, FAR * matches / rows
 
 
-def by_share(plan: Plan, share: float, rows: int, matches: int, *, may_scan: bool) -> Plan:
+def by_share(
+    plan: Plan, k: int, share: float, rows: int, matches: int, known: Among | None = None, *, may_scan: bool
+) -> Plan:
     """Return what is best for one query, by the share of the rows near it that match.
 
     Parameters
     ----------
     plan : Plan
         To walk among matching rows, from :func:`filtered`.
+    k : int
+        Results a query.
     share : float
         Of the rows near the query, from 0 to 1.
     rows, matches : int
         Rows of the index, and those that match.
+    known : Among, optional
+        What was measured, where the plan rests on it.
     may_scan : bool
         Nothing needs to end before a deadline, which a scan would not do.
     """
     ratio = share * rows / matches
     if ratio >= NEAR:
         return plan
-    wider = _WIDER_FAR
+    wider = _wider(plan, k, "apart", known) or _WIDER_FAR
     if ratio < FAR:
         if may_scan and matches <= MAX_SCAN_ROWS_PER_EF * plan.ef:
             candidates = max(plan.candidates, _SCANNED_CANDIDATES)
             return msgspec.structs.replace(plan, strategy="scan", ef=candidates, candidates=candidates)
-        wider = _WIDEST
+        wider = _wider(plan, k, "far", known) or _WIDEST
     ef = min(int(plan.ef * wider), matches, MAX_EF)
     return msgspec.structs.replace(plan, ef=ef, candidates=ef)
+
+
+def _wider(plan: Plan, k: int, kind: Kind, known: Among | None) -> float | None:
+    """Return times as wide a beam as the plan's has the recall that its has where the query is near."""
+    recall = None if known is None else known.recall("sparse", _measured_ef(plan.ef, k, known))
+    if known is None or recall is None:
+        return None
+    near, other = known.wider("sparse", recall), known.wider(kind, recall)
+    return None if near is None or other is None else max(other / near, 1.0)
+
+
+def _measured_ef(ef: int, k: int, known: Among) -> float:
+    """Return the beam that does for the k that was measured what `ef` does for another."""
+    return ef * (known.k + _BEYOND_K) / (k + _BEYOND_K)
+
+
+def expected(
+    plan: Plan, done: Plan, k: int, rows: int, matches: int, known: Among, relied: Among | None
+) -> float | None:
+    """Return the recall to expect of a walk among matching rows, if all of its candidates are rescored.
+
+    Parameters
+    ----------
+    plan, done : Plan
+        From :func:`filtered`, and what :func:`by_share` made of it.
+    k, rows, matches
+        As given to them.
+    known, relied : Among
+        What was measured, and what the plan rests on.
+    """
+    kind: Kind = "dense" if matches >= DENSE * rows else "sparse"
+    if done.ef > plan.ef:
+        apart = by_share(plan, k, FAR * matches / rows, rows, matches, relied, may_scan=False)
+        kind = "apart" if done.ef <= apart.ef else "far"
+    return known.recall(kind, _measured_ef(done.ef, k, known))
 
 
 def fixed(plan: Plan, matches: int) -> Plan:

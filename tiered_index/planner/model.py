@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.planner.among import Among
 from tiered_index.planner.plan import EXACT, Plan, Strategy
 
 Source = Literal["given", "live", "stored"]
@@ -99,6 +100,15 @@ class Walked(msgspec.Struct, frozen=True):
     error: dict[int, tuple[float, ...]]
 
 
+def recall_by_ef(walked: Sequence[Walked], k: int, prefix_dim: int) -> tuple[tuple[int, float], ...]:
+    """Return pairs of ef and recall@k of walks whose candidates are all rescored, ascending."""
+    return tuple(
+        (walk.ef, walk.recall[k][0])
+        for walk in sorted(walked, key=lambda walk: walk.ef)
+        if walk.strategy == "graph" and walk.prefix_dim == prefix_dim and walk.recall[k][0] >= 0.0
+    )
+
+
 class Stopped(msgspec.Struct, frozen=True):
     """A plan that stops early, measured whole for one k."""
 
@@ -145,6 +155,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         What the measuring took.
     rebuilt : int
         Which coarse tier was measured: the generation that rebuilt it, or 0.
+    among : Among or None
+        Walks and scans among the rows of filters; None where none were measured.
     """
 
     fingerprint: str
@@ -165,6 +177,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[int, tuple[float, float, float, float]]
     seconds: float
     rebuilt: int = 0
+    among: Among | None = None
 
 
 def quantiles(times: Times) -> Quantiles:

@@ -1,0 +1,156 @@
+"""Measuring walks among the rows of filters, of a made-up index that follows a law; and relying on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tiered_index.planner.among import (
+    DENSE,
+    EFS,
+    FAR,
+    FEWEST_PAIRS,
+    MOST_WIDER,
+    NEAR,
+    PAIRS,
+    Among,
+    kind_of,
+    measure_among,
+)
+from tiered_index.planner.filtered import MISSES_SEEN, by_share, expected, filtered, walk_floor
+from tiered_index.planner.plan import Plan
+
+WIDER = {"dense": 1.25, "sparse": 2.0, "apart": 3.0, "far": 6.0}
+ROWS = 1_000_000
+
+
+def law(ef: float) -> float:
+    """Recall without a filter."""
+    return 1.0 - 2.0 / ef
+
+
+class Law:
+    """An index whose walks find as much among matching rows as one with a narrower beam among all."""
+
+    k = 10
+    everywhere = tuple((ef, law(ef)) for ef in (16, 32, 128, 512, 2048))
+
+    def __init__(self, queries: int = 200, widest: int = 10_000) -> None:
+        self.shares = [0.6, 0.1, 0.1, 0.1]
+        self.near = np.repeat([[0.6], [0.1], [0.05], [0.01]], queries, axis=1)
+        self.widest = widest
+        self.walked: set[tuple[int, int]] = set()
+
+    def takes(self, chosen: int, ef: int) -> bool:
+        return ef <= self.widest
+
+    def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float]:
+        kind = kind_of(self.shares[chosen], float(self.near[chosen, query]))
+        self.walked.add((query, chosen))
+        return law(ef / WIDER[kind]), 1e-3 * ef * (3.0 if kind == "sparse" else 1.5)
+
+    def walk_all(self, query: int, ef: int) -> float:
+        return 1e-3 * ef
+
+    def scan(self, query: int, chosen: int) -> float:
+        return 7e-6
+
+
+@pytest.fixture(scope="module")
+def known() -> Among:
+    found = measure_among(Law())
+    assert found is not None
+    return found
+
+
+def test_what_follows_a_law_is_measured_as_it_does(known: Among) -> None:
+    assert (known.k, known.slower, known.scan_ms) == (10, pytest.approx(3.0), 7e-6)
+    assert set(known.kinds) == set(WIDER)
+    for kind, wider in WIDER.items():
+        assert [ef for ef, _ in known.kinds[kind]] == list(EFS)
+        for recall in (0.9, 0.95, 0.98):
+            assert known.wider(kind, recall) == pytest.approx(wider, rel=0.02)
+        assert known.recall(kind, 300) == pytest.approx(law(300 / wider), abs=1e-6)
+    assert known.wider("dense", 0.1) >= 1.0
+    assert known.wider("far", 1.0) <= MOST_WIDER
+
+
+def test_no_more_is_asked_than_is_needed() -> None:
+    subject = Law(queries=500)
+    measure_among(subject)
+    assert [sum(c == chosen for _, c in subject.walked) for chosen in range(4)] == [PAIRS] * 4
+
+
+def test_kinds_that_were_hardly_met_are_not_known() -> None:
+    subject = Law()
+    subject.near[3, FEWEST_PAIRS - 1 :] = 0.1  # which makes those queries near
+    found = measure_among(subject)
+    assert found is not None
+    assert set(found.kinds) == {"dense", "sparse", "apart"}
+    assert found.wider("far", 0.9) is None
+    assert found.recall("far", 100) is None
+
+
+@pytest.mark.parametrize(("widest", "kinds"), [(EFS[0], None), (EFS[1], 4)])
+def test_walks_that_are_not_taken_are_not_measured(widest: int, kinds: int | None) -> None:
+    found = measure_among(Law(widest=widest))
+    assert (None if found is None else len(found.kinds)) == kinds
+
+
+@given(st.floats(0.001, 1.0), st.floats(0.0, 1.0))
+def test_kinds_tell_how_often_rows_near_a_query_match(share: float, near: float) -> None:
+    kind, ratio = kind_of(share, near), near / share
+    assert (kind == "dense") == (share >= DENSE)
+    if share < DENSE:
+        assert kind == ("sparse" if ratio >= NEAR else "apart" if ratio >= FAR else "far")
+
+
+@given(
+    recalls=st.lists(st.floats(0.0, 1.0), min_size=2, max_size=6),
+    wanted=st.floats(0.0, 1.0),
+    ef=st.integers(1, 10_000),
+)
+def test_any_curve_gives_a_number(recalls: list[float], wanted: float, ef: int) -> None:
+    curve = tuple(zip(EFS, recalls, strict=False))
+    found = Among(10, Law.everywhere, {"sparse": curve}, 1.0, 1e-5)
+    assert 1.0 <= (found.wider("sparse", wanted) or 0.0) <= MOST_WIDER
+    assert 0.0 <= (found.recall("sparse", ef) or 0.0) <= 1.0
+
+
+def plan_of(ef: int) -> Plan:
+    return Plan(strategy="graph", prefix_dim=256, ef=ef, candidates=ef)
+
+
+@pytest.mark.parametrize("floor", [0.9, 0.95])
+def test_a_floor_is_planned_by_what_was_measured(known: Among, floor: float) -> None:
+    """The plan's walk reaches what the floor leaves to it; the rest may be missed by not rescoring."""
+    without = plan_of(round(2.0 / (1.0 - walk_floor(floor))))
+    for matches, kind in ((700_000, "dense"), (200_000, "sparse")):
+        plan = filtered(without, 10, ROWS, matches, floor, None, known, walk_ms=0.1)
+        assert plan.strategy == "graph"
+        assert plan.ef == pytest.approx(WIDER[kind] * without.ef, rel=0.05)
+        reached = law(plan.ef / WIDER[kind]) - MISSES_SEEN * plan.misses / 10
+        assert reached == pytest.approx(floor, abs=0.004)
+        assert expected(plan, plan, 10, ROWS, matches, known, known) == pytest.approx(
+            law(plan.ef / WIDER[kind]), abs=1e-6
+        )
+    for share, kind in ((0.1, "apart"), (0.001, "far")):
+        wider = by_share(plan, 10, share, ROWS, matches, known, may_scan=False)
+        assert wider.ef == pytest.approx(plan.ef * WIDER[kind] / WIDER["sparse"], rel=0.05)
+        assert expected(plan, wider, 10, ROWS, matches, known, known) == pytest.approx(
+            law(wider.ef / WIDER[kind]), abs=0.01
+        )
+
+
+def test_what_is_quicker_is_chosen_by_what_was_measured(known: Among) -> None:
+    walk_ms = 0.1
+    most = int(WIDER["sparse"] * known.slower * walk_ms / known.scan_ms)
+    for matches, strategy in ((int(0.95 * most), "scan"), (int(1.05 * most), "graph")):
+        plan = filtered(plan_of(40), 10, ROWS, matches, 0.95, None, known, walk_ms)
+        assert plan.strategy == strategy
+    narrower = filtered(plan_of(300), 10, ROWS, 400_000, None, 1.0, known)
+    assert (narrower.strategy, narrower.ef) == ("graph", int(300 / known.slower))
+    most = int(0.5 / known.scan_ms)
+    assert filtered(plan_of(300), 10, ROWS, most, None, 1.0, known).strategy == "scan"

@@ -1,0 +1,130 @@
+"""Floors under filters: calibration measures filters that it makes, and plans rest on that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiered_index as ti
+from tiered_index import calibrate_filters as filters
+from tiered_index.compiled import get_engine
+from tiered_index.exact import exact_among
+from tiered_index.planner.among import Among
+from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
+
+DIM, ROWS = 48, 24_000
+
+pytestmark = pytest.mark.skipif(get_engine() is None, reason="without the compiled engine FAISS filters")
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, np.ndarray]:
+    both = (matryoshka_vectors(n, DIM, seed=8, stream=stream) for stream, n in enumerate((ROWS, 400)))
+    vectors, queries = both
+    return vectors, queries
+
+
+@pytest.fixture(scope="module")
+def index(data: tuple, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made = ti.open(
+        tmp_path_factory.mktemp("filters") / "i.tidx", DIM, prefix_dim=24, graph_degree=12, ef_construction=40
+    )
+    share = np.random.default_rng(5).random(ROWS)
+    topic = data[0] @ data[0][11] > np.quantile(data[0] @ data[0][11], 0.7)
+    made.add(np.arange(ROWS), data[0], {"share": share, "topic": topic})
+    made.delete(np.arange(0, ROWS, 997))
+    made.calibrate(data[1][:200], k=(1, 10))
+    yield made
+    made.close()
+
+
+def measured(index: ti.Index) -> Among | None:
+    chooser = index._planning.chooser
+    return None if chooser is None else chooser.calibration.among
+
+
+def test_it_is_measured_and_kept_with_the_index(index: ti.Index) -> None:
+    known = measured(index)
+    assert known is not None
+    assert known.k == 10
+    assert "dense" in known.kinds
+    assert all(0.0 <= recall <= 1.0 for curve in known.kinds.values() for _, recall in curve)
+    assert known.slower >= 1.0
+    assert known.scan_ms > 0.0
+    with ti.open(index.path, mode="r") as again:
+        assert measured(again) == known
+
+
+def test_exact_answers_of_filters_are_exact(index: ti.Index, data: tuple) -> None:
+    snapshot = index._current.get()
+    draw = np.random.default_rng(2)
+    live = snapshot.segments[0].live
+    masks = [draw.random(ROWS) < share for share in (0.5, 0.01, 0.0002)]
+    queries = data[1][:20] / np.linalg.norm(data[1][:20], axis=1, keepdims=True)
+    found = exact_among(snapshot, queries.astype(np.float32), 10, 0, masks)
+    for mask, rows in zip(masks, found, strict=True):
+        held = np.flatnonzero(mask & live)
+        truth, _ = exact_top_k(data[0][held], data[1][:20], min(10, len(held)))
+        assert recall_at_k(rows, held[truth]) >= 0.999
+
+
+def test_masks_hold_no_query_and_nothing_deleted(index: ti.Index) -> None:
+    own = np.arange(1, 4_000, 40)
+    masks = filters._masks(index._current.get(), own)
+    for mask in masks:
+        assert not mask[own].any()
+        assert not mask[::997].any()
+    shares = [*filters.RANDOM, *[filters.TOPIC_SHARE] * filters.TOPICS]
+    shares += [1.0 - filters.TOPIC_SHARE] * filters.OTHERS
+    assert [mask.mean() for mask in masks] == pytest.approx(shares, abs=0.02)
+
+
+@pytest.mark.parametrize("floor", [0.85, 0.93])
+def test_floors_are_kept_under_filters(index: ti.Index, data: tuple, floor: float) -> None:
+    table = index.get(where={})
+    ids = np.array(table["id"])
+    columns = {name: np.array(table[name]) for name in ("share", "topic")}
+    for where, held in (
+        ({"share": {"$lt": 0.7}}, columns["share"] < 0.7),
+        ({"topic": True}, columns["topic"]),
+        ({"topic": False}, ~columns["topic"]),
+    ):
+        truth, _ = exact_top_k(data[0][ids[held]], data[1][200:], 10)
+        found = [index.search(query, where=where, min_recall=floor) for query in data[1][200:]]
+        recall = recall_at_k([one.ids for one in found], ids[held][truth])
+        assert recall >= floor - 0.02  # two hundred other queries
+        estimates = [one.estimated_recall for one in found]
+        assert None not in estimates
+        assert float(np.mean(estimates)) <= recall + 0.02
+        assert all(one.degraded_reason is None for one in found)
+    plan = index.search(data[1][300], where={"share": {"$lt": 0.7}}, min_recall=floor).plan
+    assert plan.strategy == "graph"
+
+
+def test_too_little_time_leaves_it_out(data: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "LEAST_ROWS", 5_000)
+
+    def never(*_: Any) -> None:
+        raise AssertionError
+
+    seconds: Callable[..., float] = filters.filters_seconds
+    assert seconds(1_000_000, 1.0) > seconds(1_000, 0.01) > 0.0
+    with ti.open(tmp_path / "s.tidx", DIM, prefix_dim=24, graph_degree=8, ef_construction=20) as index:
+        index.add(np.arange(6_000), data[0][:6_000])
+        monkeypatch.setattr("tiered_index.calibration.calibrate_filters", never)
+        index.calibrate(data[1][:60], k=10, seconds=0.5)
+        assert measured(index) is None
+
+
+def test_small_indexes_are_scanned_and_not_measured(data: tuple, tmp_path: Path) -> None:
+    with ti.open(tmp_path / "s.tidx", DIM, prefix_dim=24, graph_degree=8, ef_construction=20) as index:
+        index.add(np.arange(5_000), data[0][:5_000], {"even": np.arange(5_000) % 2 == 0})
+        index.calibrate(data[1][:60], k=10)
+        assert measured(index) is None
+        result = index.search(data[1][70], where={"even": True}, min_recall=0.9)
+        truth, _ = exact_top_k(data[0][:5_000:2], data[1][70:71], 10)
+        assert recall_at_k([result.ids], 2 * truth) >= 0.9

@@ -1,0 +1,135 @@
+"""Filters that are made to measure with: rows at random, and topics that are near to some queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pyroaring import BitMap
+
+from tiered_index.exact import exact_among
+from tiered_index.planner.among import EFS, Among, Curve, measure_among
+from tiered_index.storage.live import ROW_BITS, ROW_MASK
+from tiered_index.storage.matching import Matching
+from tiered_index.storage.snapshot import Snapshot
+from tiered_index.validate.vectors import Floats
+
+QUERIES: Final = 128
+RANDOM: Final = (0.6, 0.1)
+TOPICS: Final = 5
+TOPIC_SHARE: Final = 0.15
+OTHERS: Final = 2
+"""Filters of all but a topic."""
+
+LEAST_ROWS: Final = 20_000
+"""Fewer rows are scanned, whatever the filter, rather than walked."""
+
+_SECONDS, _SECONDS_PER_ROW = 0.5, 3e-6
+_SEED = 21
+_BLOCK_ROWS = 32_768
+
+
+def filters_seconds(rows: int, pass_seconds: float) -> float:
+    """Return about how long measuring takes, where a pass over all vectors takes so long."""
+    return _SECONDS + rows * _SECONDS_PER_ROW + 2.0 * pass_seconds
+
+
+def calibrate_filters(
+    snapshot: Snapshot,
+    queries: Floats,
+    own: NDArray[np.int64] | None,
+    k: int,
+    everywhere: Curve,
+) -> Among | None:
+    """Measure walks among the rows of filters; None where filters are not walked by the compiled engine.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        With rows.
+    queries : ndarray, shape (n, store_dim), float32
+        Of unit length under cosine; the first :data:`QUERIES` are asked.
+    own : ndarray, shape (n,), int64, or None
+        Addresses of the rows that the queries are; they match no filter.
+    k : int
+        Results a query.
+    everywhere : tuple of (int, float)
+        Recall by ef without a filter.
+    """
+    if snapshot.scope.road is None or snapshot.rows < LEAST_ROWS:
+        return None
+    some = queries[:QUERIES]
+    masks = _masks(snapshot, None if own is None else own[:QUERIES])
+    return measure_among(_Subject(snapshot, some, k, masks, everywhere))
+
+
+def _masks(snapshot: Snapshot, own: NDArray[np.int64] | None) -> list[NDArray[np.bool_]]:
+    """Return which rows of the graph's segment match each filter."""
+    number = _graph_of(snapshot)
+    live = snapshot.segments[number]
+    rows, random = live.segment.rows, np.random.default_rng(_SEED)
+    masks = [random.random(rows) < share for share in RANDOM]
+    tier = live.segment.coarse
+    codes = tier.codes()
+    pivots = tier.decode(codes[np.sort(random.choice(rows, TOPICS, replace=False))])
+    alike = np.empty((TOPICS, rows), np.float32)
+    for first in range(0, rows, _BLOCK_ROWS):
+        part = slice(first, first + _BLOCK_ROWS)
+        alike[:, part] = pivots @ tier.decode(codes[part]).T
+    topics = list(alike >= np.quantile(alike, 1.0 - TOPIC_SHARE, axis=1)[:, None])
+    masks += [*topics, *(~topic for topic in topics[:OTHERS])]
+    for mask in masks:
+        if live.live is not None:
+            mask &= live.live
+        if own is not None:
+            mask[own[own >> ROW_BITS == number] & ROW_MASK] = False
+    return masks
+
+
+def _graph_of(snapshot: Snapshot) -> int:
+    (part,) = snapshot.scope.parts
+    return next(i for i, live in enumerate(snapshot.segments) if live.segment.coarse is part.tier)
+
+
+class _Subject:
+    """A snapshot with filters, as the planner sees it."""
+
+    def __init__(
+        self, snapshot: Snapshot, queries: Floats, k: int, masks: list[NDArray[np.bool_]], everywhere: Curve
+    ) -> None:
+        self.k, self.everywhere = k, everywhere
+        number = _graph_of(snapshot)
+        self._queries = queries
+        self._prefixes = snapshot.prefixes(queries, snapshot.config.prefix_dim)
+        self._all: Any = snapshot.scope.road
+        found = []
+        for mask in masks:
+            rows = [BitMap() for _ in snapshot.segments]
+            rows[number] = BitMap(np.flatnonzero(mask).astype(np.uint32))
+            found.append(Matching(tuple(rows), snapshot.segments))
+        self._matching = found  # for as long as their addresses are used
+        self._roads: list[Any] = [matching.scope.road for matching in found]
+        self.shares: Sequence[float] = [matching.count / snapshot.rows for matching in found]
+        self.near = np.array([[road.share_near(prefix) for prefix in self._prefixes] for road in self._roads])
+        self._truth = exact_among(snapshot, queries, k, number, masks)
+
+    def takes(self, chosen: int, ef: int) -> bool:
+        return bool(self._roads[chosen].takes(self.k, max(ef, self.k), scan=False))
+
+    def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float]:
+        found = self._ask(self._roads[chosen], query, ef, scan=False)
+        truth = self._truth[chosen][query]
+        return float(np.isin(truth, found.rows).sum() / max(len(truth), 1)), found.coarse_ms
+
+    def walk_all(self, query: int, ef: int) -> float:
+        return float(self._ask(self._all, query, ef, scan=False).coarse_ms)
+
+    def scan(self, query: int, chosen: int) -> float:
+        ms = self._ask(self._roads[chosen], query, EFS[-1], scan=True).coarse_ms
+        return float(ms / self._matching[chosen].count)
+
+    def _ask(self, road: Any, query: int, ef: int, *, scan: bool) -> Any:
+        ef = max(ef, self.k)
+        return road.answer(self._prefixes[query], self._queries[query], self.k, ef, ef, scan=scan)

@@ -1,0 +1,156 @@
+"""Walks among the rows of a filter: how much wider their beam is for the recall of one among all rows.
+
+Rows that match lie at random, or they are what a query is about, or they have little to do with it: a walk
+then finds less of them. How much less depends on model and corpus, so it is measured, over filters that are
+made for it and queries with known answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["dense", "sparse", "apart", "far"]
+
+DENSE = 0.5
+"""So many of all rows match: a walk hardly notices."""
+
+NEAR, FAR = 0.8, 0.25
+"""Where fewer rows match, how often rows near the query do, as often as all rows do being 1: "apart" is below
+`NEAR`, "far" below `FAR`."""
+
+EFS = (24, 48, 96, 192, 384, 768)
+PAIRS = 64
+"""Queries with filters that are asked, of each kind."""
+
+FEWEST_PAIRS = 24
+MOST_WIDER = 8.0
+_TIMED_EF = 96
+_LEAST_MISS = 1e-3
+
+Curve = tuple[tuple[int, float], ...]
+"""Pairs of ef and mean recall, ascending."""
+
+
+class Among(msgspec.Struct, frozen=True):
+    """What was measured of walks and scans among matching rows.
+
+    Attributes
+    ----------
+    k : int
+        For which recall was measured.
+    everywhere : tuple of (int, float)
+        Pairs of ef and recall of walks without a filter, all candidates rescored.
+    kinds : dict of str to tuple of (int, float)
+        The same with filters, of those kinds that were met often enough.
+    slower : float
+        Times as long as a walk among all rows takes one of the same ef among some.
+    scan_ms : float
+        Time in which a scan scores a matching row.
+    """
+
+    k: int
+    everywhere: Curve
+    kinds: dict[Kind, Curve]
+    slower: float
+    scan_ms: float
+
+    def wider(self, kind: Kind, recall: float) -> float | None:
+        """Return times as wide as without a filter a beam must be for `recall`; None if it was not met."""
+        if kind not in self.kinds:
+            return None
+        without = _ef_for(self.everywhere, recall)
+        return min(max(_ef_for(self.kinds[kind], recall) / without, 1.0), MOST_WIDER)
+
+    def recall(self, kind: Kind, ef: float) -> float | None:
+        """Return the recall to expect with a beam; None if the kind was not met."""
+        if kind not in self.kinds:
+            return None
+        efs, misses = _logs(self.kinds[kind])
+        return 1.0 - math.exp(float(np.interp(math.log(ef), efs, misses)))
+
+
+class Subject(Protocol):
+    """What is measured: an index, some filters, and queries with known answers."""
+
+    k: int
+    everywhere: Curve
+    shares: Sequence[float]
+    """Of each filter, the share of all rows that match."""
+
+    near: NDArray[np.float64]
+    """Of the rows near each query, the share that match each filter, shape (filters, queries)."""
+
+    def takes(self, chosen: int, ef: int) -> bool:
+        """Return whether a filter's rows are walked with such a beam, rather than scanned."""
+
+    def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float]:
+        """Return recall and milliseconds of a walk among a filter's rows."""
+
+    def walk_all(self, query: int, ef: int) -> float:
+        """Return the milliseconds of a walk among all rows."""
+
+    def scan(self, query: int, chosen: int) -> float:
+        """Return the milliseconds of a scan, for each matching row."""
+
+
+def kind_of(share: float, near: float) -> Kind:
+    """Return the kind of a filter for a query, by the shares of all rows and of those near it that match."""
+    if share >= DENSE:
+        return "dense"
+    ratio = near / share
+    return "sparse" if ratio >= NEAR else "apart" if ratio >= FAR else "far"
+
+
+def measure_among(subject: Subject) -> Among | None:
+    """Measure; None where there is no walk to be measured among matching rows."""
+    pairs: dict[Kind, list[tuple[int, int]]] = {"dense": [], "sparse": [], "apart": [], "far": []}
+    for query in range(subject.near.shape[1]):
+        for chosen, share in enumerate(subject.shares):
+            found = pairs[kind_of(share, float(subject.near[chosen, query]))]
+            if len(found) < PAIRS:
+                found.append((query, chosen))
+    kinds: dict[Kind, Curve] = {}
+    slower = [1.0]
+    for kind, asked in pairs.items():
+        curve = []
+        for ef in EFS:
+            taken = [pair for pair in asked if subject.takes(pair[1], ef)]
+            if len(taken) < FEWEST_PAIRS or len(taken) < len(asked):
+                break
+            seen = [subject.walk(query, chosen, ef) for query, chosen in taken]
+            curve.append((ef, float(np.mean([recall for recall, _ in seen]))))
+            if ef == _TIMED_EF and kind in ("dense", "sparse"):
+                alone = [subject.walk_all(query, ef) for query, _ in taken]
+                slower.append(float(np.median([ms for _, ms in seen]) / np.median(alone)))
+        if len(curve) > 1:
+            kinds[kind] = tuple(curve)
+    if not kinds or len(subject.everywhere) < 2:
+        return None
+    fewest = int(np.argmin(subject.shares))
+    scans = [subject.scan(query, fewest) for query in range(min(PAIRS, subject.near.shape[1]))]
+    return Among(subject.k, subject.everywhere, kinds, max(slower), float(np.median(scans)))
+
+
+def _logs(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the logarithms of ef and of misses, the latter made to fall."""
+    misses = np.minimum.accumulate([max(1.0 - recall, _LEAST_MISS) for _, recall in curve])
+    return np.log([ef for ef, _ in curve]), np.log(misses)
+
+
+def _ef_for(curve: Curve, recall: float) -> float:
+    """Return the ef for a recall: between what was measured, and beyond it as the line goes on."""
+    efs, misses = _logs(curve)
+    wanted = math.log(max(1.0 - recall, _LEAST_MISS))
+    slope = (misses[-1] - misses[0]) / (efs[-1] - efs[0])
+    if wanted > misses[0] or slope >= 0.0:
+        return math.exp(efs[0])
+    if wanted < misses[-1]:
+        return math.exp(min(efs[-1] + (wanted - misses[-1]) / slope, efs[-1] + math.log(MOST_WIDER)))
+    falling = misses - 1e-9 * np.arange(len(misses))  # of equal ones the first
+    return math.exp(float(np.interp(-wanted, -falling, efs)))
