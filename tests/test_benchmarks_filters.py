@@ -74,6 +74,7 @@ def test_every_filter_has_all_figures(
         assert own["short"] == own["wrong"] == case["exact"]["short"] == case["exact"]["wrong"] == 0
         if case["selectivity"]:
             assert own["recall"] > 0.98
+            assert all(found["recall"] >= float(floor) for floor, found in own["floors"].items())
             assert case["exact"]["recall"] == 1.0
         assert own["p50_ms"] <= own["p95_ms"] <= own["p99_ms"]
         assert own["ratio"]["min"] <= own["ratio"]["median"] <= own["ratio"]["max"]

@@ -20,6 +20,7 @@ from benchmarks.peers import Vectors
 
 K = 10
 GROUP_COLUMN = "paper"
+FLOORS = (0.9, 0.95, 0.98)
 EXACT_QUERIES = 20
 EXACT_SECONDS = 10.0
 FIRST_USES = 5
@@ -65,6 +66,15 @@ class Own:
         finally:
             if case.fresh:
                 index.close()
+
+    def floored(self, case: Case | None, floor: float) -> tuple[list[float], list[ti.SearchResult]]:
+        """Ask with a recall floor, with a case's filters or without."""
+        return timed(
+            lambda i: self._index.search(
+                self._queries[i], K, where=None if case is None else case.where(i), min_recall=floor
+            ),
+            len(self._queries),
+        )
 
     def exact(self, case: Case) -> tuple[list[float], list[ti.SearchResult]]:
         """Score every matching row's full vector; for few of the queries."""

@@ -44,6 +44,7 @@ def show(figures: dict[str, Any]) -> None:
         f"{grouped['fewest_groups']}), {grouped['recall']:.4f} of the best ones; "
         f"without it {grouped['plain_groups']:.1f} groups"
     )
+    _show_floors(figures)
     for name, peer in figures["peers"].items():
         if "error" in peer:
             print(f"{peer['label']}: could not run: {peer['error']}")
@@ -65,6 +66,22 @@ def show(figures: dict[str, Any]) -> None:
                 f"{begin}{_number(one['recall'], 4):>9}{one['p50_ms']:>9.3f}{one['p95_ms']:>9.3f}"
                 f"{one['ratio']['median']:>9.2f}{_faults(one)}"
             )
+
+
+def _show_floors(figures: dict[str, Any]) -> None:
+    """Print what is found with recall floors, and what the index says of it."""
+    rows = [("no filter", figures["unfiltered"])]
+    rows += [(case["name"], case[figures["ours"]]) for case in figures["cases"] if case["selectivity"]]
+    floors = list(rows[0][1]["floors"])
+    heads = "".join(f"{f'floor {floor}':>11}{'est.':>7}{'p50 ms':>8}" for floor in floors)
+    print(f"{'recall with a floor':26}{heads}")
+    for name, own in rows:
+        found = [own["floors"][floor] for floor in floors]
+        numbers = (
+            f"{_number(one['recall'], 4):>11}{_number(one['estimated_recall'], 3):>7}{one['p50_ms']:>8.3f}"
+            for one in found
+        )
+        print(f"{name:26}" + "".join(numbers))
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -27,8 +27,17 @@ from benchmarks.compare.processes import Process, WorkerError
 from benchmarks.compare.worker import confine
 from benchmarks.environment import facts
 from benchmarks.filter_peers import PEERS
-from benchmarks.filters.cases import match_counts
-from benchmarks.filters.own import GROUP_COLUMN, K, Own, answered, described, groups_found, percentiles
+from benchmarks.filters.cases import Case, match_counts
+from benchmarks.filters.own import (
+    FLOORS,
+    GROUP_COLUMN,
+    K,
+    Own,
+    answered,
+    described,
+    groups_found,
+    percentiles,
+)
 from benchmarks.filters.prepare import INDEX, prepare
 from benchmarks.peers import OURS
 
@@ -241,6 +250,9 @@ class Runner:
         every = np.full(len(ids), len(self._made.vectors))
         worth = answered(ids, None, self._made.nearest[:, :K], every, self._made.columns)
         self.figures["unfiltered"] = {**worth, **described(results)}
+        self.figures["unfiltered"]["floors"] = self._floors(
+            None, own, (None, self._made.nearest[:, :K], every, self._made.columns)
+        )
         _, grouped = own.grouped()
         self.figures["group_by"] = {
             "column": GROUP_COLUMN,
@@ -258,6 +270,7 @@ class Runner:
             **answered([result.ids.tolist() for result in results], *worth),
             **described(results),
         }
+        entry[OURS]["floors"] = self._floors(case, own, worth)
         _, exact = own.exact(case)
         entry["exact"] = answered([result.ids.tolist() for result in exact], *worth)
         for name in self._running():
@@ -267,6 +280,18 @@ class Runner:
             except WorkerError as error:
                 entry["peers"][name] = {"error": str(error)}
                 self._say(f"{case.name}: {name}: {error}")
+
+    def _floors(self, case: Case | None, own: Own, worth: tuple[Any, ...]) -> dict[str, Any]:
+        """Ask with recall floors: what is found, and what it takes in one pass."""
+        found = {}
+        for floor in FLOORS:
+            took, results = own.floored(case, floor)
+            found[str(floor)] = {
+                **answered([result.ids.tolist() for result in results], *worth),
+                **described(results),
+                "p50_ms": percentiles(took)["p50_ms"],
+            }
+        return found
 
     # what it takes
 
