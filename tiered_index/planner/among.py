@@ -25,7 +25,7 @@ NEAR, FAR = 0.8, 0.25
 `NEAR`, "far" below `FAR`."""
 
 EFS = (24, 48, 96, 192, 384, 768)
-PAIRS = 64
+PAIRS = 96
 """Queries with filters that are asked, of each kind."""
 
 FEWEST_PAIRS = 24
@@ -110,9 +110,11 @@ def kind_of(share: float, near: float) -> Kind:
 def measure_among(subject: Subject) -> Among | None:
     """Measure; None where there is no walk to be measured among matching rows."""
     pairs: dict[Kind, list[tuple[int, int]]] = {"dense": [], "sparse": [], "apart": [], "far": []}
-    for query in range(subject.near.shape[1]):
-        for chosen, share in enumerate(subject.shares):
-            found = pairs[kind_of(share, float(subject.near[chosen, query]))]
+    filters, queries = subject.near.shape
+    for turn in range(filters):
+        for query in range(queries):  # each with another filter, before one has a second
+            chosen = (query + turn) % filters
+            found = pairs[kind_of(subject.shares[chosen], float(subject.near[chosen, query]))]
             if len(found) < PAIRS:
                 found.append((query, chosen))
     kinds: dict[Kind, Curve] = {}
