@@ -21,7 +21,14 @@ engine = pytest.importorskip("tiered_index.compiled.engine")
 compiled = pytest.importorskip("tiered_index.compiled.prepared")
 
 DIM, PREFIX_DIM, ROWS = 64, 32, 7_000
-SETTINGS = [{}, {"metric": "dot"}, {"dtype": "float16"}, {"metric": "dot", "dtype": "float16"}]
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"metric": "dot"},
+    {"dtype": "float16"},
+    {"metric": "dot", "dtype": "float16"},
+    {"tail_sketch": 1},
+    {"metric": "dot", "dtype": "float16", "tail_sketch": 4},
+]
 PLANS: list[dict[str, Any]] = [
     {},
     {"k": 1, "ef": 24},

@@ -40,6 +40,7 @@ LAYERS = [
     ["storage"],
     ["coarse", "full"],
     ["compiled", "filters", "machine", "validate", "planner", "testing"],
+    ["sketch"],
     ["blas", "config", "encoding", "limits", "mapped", "rotation"],
     ["errors"],
 ]

@@ -135,7 +135,7 @@ def test_what_is_the_same_already_is_not_done_again(grown: ti.Index) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({}, "at least one of prefix_dim, graph_degree, ef_construction and rotation"),
+        ({}, "at least one of prefix_dim, graph_degree, ef_construction, tail_sketch and rotation"),
         ({"prefix_dim": 12}, "prefix_dim must be 64 or a smaller multiple of 8, not 12"),
         ({"prefix_dim": 72}, "prefix_dim must be between 2 and 64, not 72"),
         ({"prefix_dim": 32.0}, "prefix_dim must be a whole number, not 32.0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,11 +29,16 @@ class IndexMachine(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp())
         self.model: dict[int, np.ndarray] = {}
 
-    @initialize(dtype=st.sampled_from(["float32", "float16"]), fanout=st.sampled_from([2, 3, 8]))
-    def create(self, dtype: str, fanout: int) -> None:
+    @initialize(
+        dtype=st.sampled_from(["float32", "float16"]),
+        fanout=st.sampled_from([2, 3, 8]),
+        sketch=st.sampled_from([0, 1, 2]),
+    )
+    def create(self, dtype: str, fanout: int, sketch: int) -> None:
         self.options = {"merge_policy": ti.SizeTieredPolicy(fanout=fanout)}
         self.dtype = dtype
-        self.index = ti.open(self.root / "i", dim=DIM, prefix_dim=8, dtype=dtype, **self.options)
+        settings: dict[str, Any] = {"prefix_dim": 8, "dtype": dtype, "tail_sketch": sketch}
+        self.index = ti.open(self.root / "i", dim=DIM, **settings, **self.options)
         self.reader = ti.open(self.root / "i", mode="r")
         self.seen: dict[int, np.ndarray] = {}
 
@@ -106,19 +112,22 @@ class IndexMachine(RuleBasedStateMachine):
         rotation=st.sampled_from(["keep", "none", "pca"]),
         prefix_dim=st.sampled_from([None, 8, 16]),
         degree=st.sampled_from([4, 8]),
+        sketch=st.sampled_from([None, 0, 2]),
     )
-    def rebuild(self, rotation: str, prefix_dim: int | None, degree: int) -> None:
-        generation = self.index.stats().generation
-        width = prefix_dim or self.index.config.prefix_dim
+    def rebuild(self, rotation: str, prefix_dim: int | None, degree: int, sketch: int | None) -> None:
+        generation, before = self.index.stats().generation, self.index.config
+        width = prefix_dim or before.prefix_dim
+        bits = before.tail_sketch if sketch is None else sketch
+        turned = before.rotation if rotation == "keep" else rotation
         try:
-            self.index.rebuild_coarse(prefix_dim, rotation=rotation, graph_degree=degree)
-        except ti.ParameterError:  # too few rows to fit to
-            assert rotation == "pca"
-            assert len(self.model) < width
+            self.index.rebuild_coarse(prefix_dim, rotation=rotation, graph_degree=degree, tail_sketch=sketch)
+        except ti.ParameterError:  # too few rows to fit to, or no tail
+            few = rotation == "pca" and len(self.model) < width
+            assert few or (bits and (width == DIM or turned == "pca"))
             assert self.index.stats().generation == generation
             return
         config = self.index.config
-        assert (config.prefix_dim, config.graph_degree) == (width, degree)
+        assert (config.prefix_dim, config.graph_degree, config.tail_sketch) == (width, degree, bits)
         assert rotation in ("keep", config.rotation)
 
     @rule()
@@ -126,7 +135,7 @@ class IndexMachine(RuleBasedStateMachine):
         """What was rebuilt comes and goes with its generation; the rows are those of the newest."""
         before = self.index.config
         generation = self.index.stats().generation
-        self.index.rebuild_coarse(8 if before.prefix_dim == 16 else 16)
+        self.index.rebuild_coarse(8 if before.prefix_dim == 16 else 16, tail_sketch=False)
         self.index.restore(generation)
         assert self.index.config == before
 

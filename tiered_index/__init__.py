@@ -14,11 +14,11 @@ the full vectors live on disk, once, in plain Parquet that is mapped in place, a
 How the parts depend on each other, each only on those to its right::
 
     text -> index, ingest -> watch -> ask, explain -> planning, calibration -> search, exact, results
-        -> storage -> coarse, full -> compiled, filters, planner, validate -> config, errors
+        -> storage -> coarse, full -> compiled, filters, planner, validate -> sketch -> config, errors
 
 ``fitness`` measures vectors or an index, through ``sources`` and ``index``; ingestion ends with a glance.
-``planner`` is given numbers and knows none of the tiers. ``coarse`` alone knows FAISS, ``compiled`` alone
-Numba.
+``planner`` is given numbers and knows none of the tiers; ``sketch`` stands between them.
+``coarse`` alone knows FAISS, ``compiled`` alone Numba.
 """
 
 from __future__ import annotations

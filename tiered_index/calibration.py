@@ -17,11 +17,18 @@ from tiered_index.decision import Decision
 from tiered_index.exact import exact_search
 from tiered_index.limits import NO_LIMITS
 from tiered_index.machine import fingerprint
-from tiered_index.planner.calibrate import Observed, measure
-from tiered_index.planner.model import Calibration, Source, Times, recall_by_ef
+from tiered_index.planner.calibrate import SKETCH_FRACTIONS, measure, recall_by_ef
+from tiered_index.planner.model import (
+    FRACTIONS,
+    Calibration,
+    Source,
+    Times,
+)
 from tiered_index.planner.plan import Plan, Strategy
+from tiered_index.planner.subject import Observed
 from tiered_index.planning import Planning
 from tiered_index.prepared import Prepared
+from tiered_index.rescoring import by_sketch
 from tiered_index.search import find_candidates, search
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats
@@ -128,6 +135,7 @@ def calibrate(
         seconds=perf_counter() - started,
         rebuilt=snapshot.manifest.rebuilt,
         among=among,
+        fractions=subject.fractions,
     )
 
 
@@ -178,6 +186,8 @@ class _Subject:
         self.truth = truth
         self.width = snapshot.config.prefix_dim
         self.rows = snapshot.rows
+        self.sketched = snapshot.config.tail_sketch > 0
+        self.fractions: tuple[float, ...] = SKETCH_FRACTIONS if self.sketched else FRACTIONS
         graphs = [part.tier.rows for part in snapshot.scope.parts if part.tier.has_graph]
         self.widest_walk = (max(graphs, default=0) - 1) // SCAN_ROWS_PER_EF - (queries.own is not None)
         self.stops_early = snapshot.scope.road is not None
@@ -190,10 +200,20 @@ class _Subject:
         extra = self._own is not None
         plan = Plan(strategy=strategy, prefix_dim=prefix_dim, ef=ef + extra, candidates=ef + extra)
         one = self._queries[query : query + 1]
+        scope = self._snapshot.scope
         prefixes = self._snapshot.prefixes(one, prefix_dim)
-        found = find_candidates(self._snapshot.scope, prefixes, plan, NO_LIMITS)
-        addresses = found.addresses[0]
-        ms = found.walk_ms or (perf_counter() - began) * 1e3
+        ordered = self.sketched and strategy == "graph"
+        if ordered and scope.road is not None and scope.road.takes(1, plan.ef, scan=False):
+            addresses, ms = scope.road.ordered(prefixes[0], one[0], plan.ef)
+        else:
+            found = find_candidates(scope, prefixes, plan, NO_LIMITS)
+            addresses = found.addresses[0]
+            if ordered:
+                beyond = scope.rows - len(addresses)
+                addresses = by_sketch(
+                    self._snapshot, one[0], addresses, found.scores[0], beyond, 1, plan
+                ).addresses
+            ms = found.walk_ms or (perf_counter() - began) * 1e3
         if self._own is not None:
             addresses = addresses[addresses != self._own[query]][:ef]
         return addresses, ms

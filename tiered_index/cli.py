@@ -17,7 +17,7 @@ from rich.table import Table
 
 import tiered_index as ti
 from tiered_index.cli_fitness import fitness_app
-from tiered_index.cli_rebuild import Rotated, rebuild_app
+from tiered_index.cli_rebuild import Rotated, Sketched, rebuild_app
 from tiered_index.cli_rows import AsJson, IndexPath, Where, errors, filter_of, keys_of, rows_app
 from tiered_index.cli_text import EncoderName, TextColumn, ingest_texts
 from tiered_index.cli_watch import watch_info
@@ -72,6 +72,7 @@ def ingest(
     store_dim: Annotated[int | None, typer.Option(help="Dimensions kept on disk.")] = None,
     dtype: Annotated[Literal["float32", "float16"] | None, typer.Option(help="Type on disk.")] = None,
     rotation: Rotated = None,
+    tail_sketch: Sketched = None,
     skip_existing: Annotated[bool, typer.Option(help="Pass over ids that the index holds.")] = False,
     calibrate_seconds: Annotated[
         float, typer.Option(help="About how long plans may be measured at the end; 0 leaves it out.")
@@ -85,6 +86,7 @@ def ingest(
     how: dict[str, Any] = {"columns": column, "skip_existing": skip_existing}
     how |= {"progress": False if quiet else None, "calibrate_seconds": calibrate_seconds}
     settings["metric"], how["id_column"] = metric, id_column or None
+    settings["tail_sketch"] = tail_sketch
     how["check_prefix"] = check_prefix
     with errors(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ti.PrefixWarning)  # the report has it too
@@ -238,6 +240,7 @@ def info(
     for name in ("memory", "disk"):
         table.columns[2 if name == "memory" else 3].justify = "right"
     coarse = stats.coarse_codes_bytes + stats.coarse_graph_bytes
+    held = coarse + stats.sketch_bytes
     turned = "" if config.rotation == "none" else "rotated "
     table.add_row(
         "coarse",
@@ -246,6 +249,9 @@ def info(
         size_of(coarse),
         size_of(stats.coarse_disk_bytes),
     )
+    if config.tail_sketch:
+        what = f"{config.tail_sketch} bits of {config.store_dim - config.prefix_dim} dimensions (mapped)"
+        table.add_row("sketch", what, size_of(stats.sketch_bytes), size_of(stats.sketch_bytes))
     table.add_row(
         "lookup",
         "ids, inverse norms (mapped)",
@@ -257,10 +263,11 @@ def info(
     table.add_row("full", "vectors and metadata, Parquet", "-", size_of(stats.full_disk_bytes))
     out.print(table)
     if stats.rows:
-        share = coarse / stats.full_hnsw_bytes
+        share = held / stats.full_hnsw_bytes
+        what = "coarse tier and sketch are" if config.tail_sketch else "coarse tier is"
         out.print(
             f"HNSW on all {config.dim} dimensions in float32 would take {size_of(stats.full_hnsw_bytes)} of "
-            f"memory; the coarse tier is {share:.2f} x that."
+            f"memory; the {what} {share:.2f} x that."
         )
 
 

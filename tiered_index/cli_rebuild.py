@@ -19,6 +19,14 @@ Rotated = Annotated[
 ]
 
 
+Sketched = Annotated[
+    int | None,
+    typer.Option(
+        help="Bits of each dimension after the prefix to order candidates by: 1, 2, 4, or 0 for none."
+    ),
+]
+
+
 @rebuild_app.command()
 def rebuild(
     index: IndexPath,
@@ -26,6 +34,7 @@ def rebuild(
     graph_degree: Annotated[int | None, typer.Option(help="M of HNSW.")] = None,
     ef_construction: Annotated[int | None, typer.Option(help="Beam width while graphs are built.")] = None,
     rotation: Rotated = None,
+    tail_sketch: Sketched = None,
     calibrate_seconds: Annotated[
         float, typer.Option(help="About how long plans may be measured again, if they were; 0 leaves it out.")
     ] = 10.0,
@@ -39,6 +48,7 @@ def rebuild(
             graph_degree=graph_degree,
             ef_construction=ef_construction,
             rotation="keep" if rotation is None else rotation,
+            tail_sketch=tail_sketch,
             calibrate_seconds=calibrate_seconds,
         )
         stats = opened.stats()
@@ -47,7 +57,9 @@ def rebuild(
         return
     config = stats.config
     turned = "" if config.rotation == "none" else ", rotated"
-    size = size_of(stats.coarse_codes_bytes + stats.coarse_graph_bytes)
+    if config.tail_sketch:
+        turned += f", {config.tail_sketch}-bit tail sketch"
+    size = size_of(stats.coarse_codes_bytes + stats.coarse_graph_bytes + stats.sketch_bytes)
     out.print(
         f"{stats.rows:,} rows, {config.prefix_dim} of {config.dim} dimensions in memory{turned} ({size}), "
         f"generation {stats.generation}, in {perf_counter() - started:.1f} s"

@@ -94,6 +94,9 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         How many rows match the filter, if one was given.
     selectivity : float or None
         The same as a share of all rows.
+    sketch : int
+        Bits of the sketches that order what was found, of which candidates are the best; 0 for the order of
+        prefixes.
     """
 
     k: int
@@ -106,6 +109,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     actual: Actual | None
     matches: int | None = None
     selectivity: float | None = None
+    sketch: int = 0
 
     def __str__(self) -> str:
         return text(self)
@@ -149,6 +153,7 @@ def explain(
         basis=planning.basis(snapshot),
         actual=actual,
         matches=matches,
+        sketch=snapshot.config.tail_sketch,
         selectivity=None if matches is None else matches / max(snapshot.rows, 1),
     )
 
@@ -235,6 +240,8 @@ def text(explanation: Explanation) -> str:
     if explanation.matches is not None:
         lines.append(f"where: {explanation.matches:,} rows match, {explanation.selectivity:.2%} of all")
     lines.append(f"plan:  {plan_words(explanation.plan)}")
+    if explanation.sketch and explanation.plan.strategy != "exact":
+        lines.append(f"order: candidates are the best by prefix and {explanation.sketch}-bit tail sketch")
     if explanation.concern:
         lines.append(f"note:  {explanation.concern}")
     if explanation.expected is not None:

@@ -160,6 +160,7 @@ class Index(Reader):
         graph_degree: int | None = None,
         ef_construction: int | None = None,
         rotation: Turn | None = "keep",
+        tail_sketch: bool | int | None = None,
         calibrate_seconds: float = CALIBRATE_SECONDS,
     ) -> None:
         """Make the coarse tier anew from the stored vectors, while searches and writes go on.
@@ -183,6 +184,9 @@ class Index(Reader):
             "pca" fits a rotation (uncentred PCA) to at most 16,384 of the stored vectors, under cosine to
             their directions, also where there is one already. Prefixes of rows and queries are cut after
             it; scores are those of the vectors as they were given. None and "none" remove it.
+        tail_sketch : bool or {1, 2, 4}, optional
+            As :func:`tiered_index.open` takes it; False drops the sketches. If nothing else changes, codes
+            and graphs stay as they are.
         calibrate_seconds : float
             About how long measuring may take; 0 leaves it to :meth:`calibrate`.
 
@@ -205,6 +209,7 @@ class Index(Reader):
             "prefix_dim": prefix_dim,
             "graph_degree": graph_degree,
             "ef_construction": ef_construction,
+            "tail_sketch": tail_sketch,
         }
         rebuilt = self._writer.rebuild(decide(settings, rotation))
         if rebuilt and calibrate_seconds and self._planning.chooser is not None:

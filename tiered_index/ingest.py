@@ -63,6 +63,7 @@ def ingest(
     prefix_dim: int | None = None,
     store_dim: int | None = None,
     dtype: Dtype | None = None,
+    tail_sketch: bool | int | None = None,
     rotation: Rotation | None = None,
     skip_existing: bool = False,
     progress: bool | None = None,
@@ -88,7 +89,7 @@ def ingest(
         vector or embedding.
     columns : sequence of str, optional
         Metadata columns; all others by default.
-    metric, prefix_dim, store_dim, dtype : optional
+    metric, prefix_dim, store_dim, dtype, tail_sketch : optional
         Settings of a new index, as in :func:`tiered_index.open`. ``store_dim`` keeps only so many leading
         dimensions on disk. ``dtype`` is by default the source's, if that is float16, else float32.
     rotation : {"none", "pca"}, optional
@@ -128,6 +129,7 @@ def ingest(
     check_seconds("calibrate_seconds", calibrate_seconds)
     opened = open_source(source, Columns(id_column, vector_column, columns))
     settings = {"metric": metric, "prefix_dim": prefix_dim, "store_dim": store_dim}
+    settings["tail_sketch"] = tail_sketch
     if rotation is not None:
         one_of("rotation", rotation, get_args(Rotation))
     if isinstance(index, Index):

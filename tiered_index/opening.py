@@ -28,6 +28,7 @@ def open_index(
     dtype: Dtype | None = None,
     graph_degree: int | None = None,
     ef_construction: int | None = None,
+    tail_sketch: bool | int | None = None,
     mode: Mode = "rw",
     generation: int | None = None,
     keep_generations: int = DEFAULT_KEEP_GENERATIONS,
@@ -56,6 +57,9 @@ def open_index(
         M of HNSW.
     ef_construction : int, default 100
         Beam width while graphs are built.
+    tail_sketch : bool or {1, 2, 4}, default False
+        Hold so many bits (True: one) of each dimension after the prefix in memory too, to order candidates
+        by before their full vectors are read: far fewer are.
     mode : {"rw", "r"}
         "r" neither creates nor writes.
     generation : int, optional
@@ -91,6 +95,7 @@ def open_index(
         "dtype": dtype,
         "graph_degree": graph_degree,
         "ef_construction": ef_construction,
+        "tail_sketch": tail_sketch,
     }
     store = Store(Path(path), Files())
     if store.exists():

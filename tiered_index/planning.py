@@ -154,7 +154,8 @@ class Planning:
         among, relies = None, False
         fixed = {name: value for name, value in fixed.items() if value is not None}
         if fixed or not budget.asks or chooser is None:
-            plan = make_plan(k, snapshot.config.prefix_dim, **fixed)
+            config = snapshot.config
+            plan = make_plan(k, config.prefix_dim, sketch=config.tail_sketch, **fixed)
             if not fixed and budget.min_recall is not None and budget.latency_ms is None:
                 # nothing is known of any other plan
                 plan, concern = EXACT, "not calibrated: every vector is scored; see calibrate()"

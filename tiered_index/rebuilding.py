@@ -30,7 +30,7 @@ def decide(settings: Mapping[str, Any], rotation: Turn | None) -> Callable[[Snap
     Parameters
     ----------
     settings : mapping
-        Of prefix_dim, graph_degree and ef_construction; None leaves them.
+        Of prefix_dim, graph_degree, ef_construction and tail_sketch; None leaves them.
     rotation : {"keep", "none", "pca"} or None
         None and "none" remove it, "pca" fits one, again if there is one.
 
@@ -49,6 +49,7 @@ def decide(settings: Mapping[str, Any], rotation: Turn | None) -> Callable[[Snap
         known = {name: getattr(before, name) for name in ("store_dim", "metric", "dtype", *settings)}
         config = make_config(before.dim, **{**known, **given})
         config = msgspec.structs.replace(config, rotation=before.rotation if turn == "keep" else turn)
+        check_tails(config)
         if turn == "pca":
             check_rotated(config, snapshot.rows)
             return Wanted(config, fit(_sample(snapshot), config))
@@ -59,8 +60,18 @@ def decide(settings: Mapping[str, Any], rotation: Turn | None) -> Callable[[Snap
     return wanted
 
 
+def check_tails(config: IndexConfig) -> None:
+    """Raise ParameterError if a rotation would leave no tail to make sketches of."""
+    if config.tail_sketch and config.rotation != "none":
+        raise ParameterError(
+            "tail_sketch is of the dimensions after the prefix, and a rotated prefix is of all of them: "
+            "choose rotation='none' or tail_sketch=False"
+        )
+
+
 def check_rotated(config: IndexConfig, rows: int) -> None:
     """Raise ParameterError unless so many rows are enough to fit a rotation to."""
+    check_tails(rotated(config))
     if config.store_dim > MAX_ROTATED_DIM:
         raise ParameterError(
             f"rotation='pca' takes at most {MAX_ROTATED_DIM} dimensions, not {config.store_dim}"

@@ -6,6 +6,7 @@ import math
 from time import perf_counter_ns
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +23,9 @@ MARGIN_ROWS = 16
 
 _BEFORE_MISSES = 12
 """Rows beyond k that are rescored before it is asked how many are missed."""
+
+SKETCHED_ROWS = (4, 8)
+"""The same in the order of sketches; and the rows that are read then, at least, before it is asked again."""
 
 _TAIL_ROWS = 64
 _SLOWEST = 0.98
@@ -41,6 +45,20 @@ _ADVISED_ROWS = 32
 """Rows that are asked for ahead: asking for all could take longer than the deadline allows."""
 
 
+class Candidates(NamedTuple):
+    """One query's candidates, in the order in which they are rescored.
+
+    `guesses`: what is known of their scores. `margin`, `missed`: of the best k by guesses, over the last that
+    were found; and how many of the best are expected among rows that are no candidates. Both are None where
+    prefix scores are all that is known.
+    """
+
+    addresses: Addresses
+    guesses: Floats
+    margin: float | None = None
+    missed: float | None = None
+
+
 class Taken(NamedTuple):
     """What one query's rescoring gave and took."""
 
@@ -53,17 +71,37 @@ class Taken(NamedTuple):
     cold_rows: int
 
 
+def by_sketch(
+    snapshot: Snapshot, query: Floats, addresses: Addresses, scores: Floats, beyond: int, k: int, plan: Plan
+) -> Candidates:
+    """Put what was found, best prefix first, in the order of scores that sketches estimate.
+
+    Of it are candidates as many as the plan says, or all if it says when to end. Every segment has a sketch,
+    also those without a graph, so that all rows are ordered alike.
+    """
+    estimates = snapshot.estimates(query, plan.prefix_dim, addresses, scores).astype(np.float32)
+    order = np.argsort(-estimates, kind="stable")[: plan.candidates]
+    margin = _margin(estimates, k) if len(estimates) >= max(k, MARGIN_ROWS) else 0.0
+    missed = 0.0
+    if plan.misses and beyond and len(estimates) > k + 2:
+        missed = _misses_beyond(scores, estimates, k, beyond)
+    return Candidates(addresses[order], estimates[order], margin, missed)
+
+
 def rescore(
     snapshot: Snapshot,
     scorer: Scorer,
-    addresses: Addresses,
-    guesses: Floats,
+    candidates: Candidates,
     beyond: int,
     k: int,
     plan: Plan,
     limits: Limits,
 ) -> Taken:
     """Score candidates exactly, best first, in chunks, until the plan's end or the deadline is reached."""
+    addresses, guesses = candidates.addresses, candidates.guesses
+    sketched = candidates.margin is not None
+    if sketched:  # of the walk's end the order of sketches tells nothing
+        plan, beyond = msgspec.structs.replace(plan, early_stop=0.0), 0
     scores = np.empty(len(addresses), np.float32)
     done, cold_rows, margin, missed = 0, 0, 0.0, math.inf
     cold, late, advised = limits.cold, False, 0
@@ -71,6 +109,8 @@ def rescore(
         patient = done and not limits.call_ns and not plan.early_stop and not plan.misses and not cold
         slow = cold and limits.call_ns  # else what is found must not depend on times
         size = len(addresses) if patient else _CHUNK_ROWS if done and not slow else _FIRST_ROWS
+        if sketched and plan.misses and not slow:
+            size = max(done >> 2, SKETCHED_ROWS[1]) if done else k + SKETCHED_ROWS[0]
         chunk = addresses[done : done + size]
         began = perf_counter_ns()
         if cold and advised < done + size:
@@ -94,7 +134,11 @@ def rescore(
             margin = _margin(scores[:done], k)
             if margin >= plan.early_stop:
                 break
-        if plan.misses and done >= k + _BEFORE_MISSES:
+        if plan.misses and sketched:
+            missed = _misses_by_estimates(guesses, scores[:done], k)
+            if missed <= plan.misses:
+                break
+        elif plan.misses and done >= k + _BEFORE_MISSES:
             before, missed = missed, expected_misses(guesses, scores[:done], k)
             if max(missed, before) <= plan.misses:  # one may be too low by chance: it takes two
                 break
@@ -109,6 +153,8 @@ def rescore(
         missed = 0.0
     elif done == len(addresses):
         missed = _misses_beyond(guesses, scores, k, beyond) if beyond and done > k + 2 else 0.0
+    if candidates.margin is not None:
+        margin, missed = candidates.margin, missed + (candidates.missed or 0.0)
     return Taken(addresses[:done][best], scores[best], margin, missed, late, done, cold_rows)
 
 
@@ -145,6 +191,15 @@ def expected_misses(guesses: Floats, scores: Floats, k: int, first: int | None =
     kth = np.partition(full, count - k)[count - k]
     others = guesses[count if first is None else first :].astype(np.float64)
     above = (kth - y - slope * (others - x)) / rest
+    return float(sum(0.5 * math.erfc(one * math.sqrt(0.5)) for one in above.tolist()))
+
+
+def _misses_by_estimates(estimates: Floats, scores: Floats, k: int) -> float:
+    """Return the same where guesses are estimates, about which full scores lie as those known so far do."""
+    count, full = len(scores), scores.astype(np.float64)
+    spread = math.sqrt(max(float(((full - estimates[:count]) ** 2).mean()), 1e-24))
+    kth = np.partition(full, count - k)[count - k]
+    above = (kth - estimates[count:].astype(np.float64)) / spread
     return float(sum(0.5 * math.erfc(one * math.sqrt(0.5)) for one in above.tolist()))
 
 

@@ -14,7 +14,7 @@ from tiered_index.limits import NO_LIMITS, Limits
 from tiered_index.planner.among import Among
 from tiered_index.planner.filtered import by_share, wants_share
 from tiered_index.planner.plan import Plan
-from tiered_index.rescoring import Addresses, rescore
+from tiered_index.rescoring import Addresses, Candidates, by_sketch, rescore
 from tiered_index.results import Hits, SearchStats
 from tiered_index.storage.scope import Scope
 from tiered_index.storage.snapshot import Snapshot
@@ -88,12 +88,21 @@ def _once(
             return hits
     coarse_started = perf_counter()
     prefixes = snapshot.prefixes(queries, plan.prefix_dim)
-    found = find_candidates(scope, prefixes, plan, limits)
-    rescore_started = perf_counter()
+    # a scan that reads all it keeps needs no other order
+    ordering = plan.strategy != "scan" or plan.misses > 0.0 or plan.ef > plan.candidates
+    sketched = snapshot.config.tail_sketch > 0 and ordering
+    found = find_candidates(scope, prefixes, plan, limits, all_of_ef=sketched)
     beyond = scope.rows - found.addresses.shape[1]
+    ordered = [
+        by_sketch(snapshot, query, addresses, scores, beyond, k, plan)
+        if sketched
+        else Candidates(addresses, scores)
+        for query, addresses, scores in zip(queries, found.addresses, found.scores, strict=True)
+    ]
+    rescore_started = perf_counter()
     taken = [
-        rescore(snapshot, Scorer(query, snapshot.config.dtype), addresses, guesses, beyond, k, plan, limits)
-        for query, addresses, guesses in zip(queries, found.addresses, found.scores, strict=True)
+        rescore(snapshot, Scorer(query, snapshot.config.dtype), candidates, beyond, k, plan, limits)
+        for query, candidates in zip(queries, ordered, strict=True)
     ]
     finished = perf_counter()
     k = min((len(one.addresses) for one in taken), default=k)
@@ -136,14 +145,17 @@ class Found(NamedTuple):
     walk_ms: float = 0.0
 
 
-def find_candidates(scope: Scope, prefixes: Floats, plan: Plan, limits: Limits) -> Found:
-    """Find each prefix's candidates in all parts of a scope."""
+def find_candidates(
+    scope: Scope, prefixes: Floats, plan: Plan, limits: Limits, *, all_of_ef: bool = False
+) -> Found:
+    """Find each prefix's candidates in all parts of a scope; with `all_of_ef` all that the walks keep."""
     found, scores, scanned, distances, late = [], [], 0, 0, False
+    count = max(plan.ef, plan.candidates) if all_of_ef else plan.candidates
     for part in scope.parts:
         best = part.tier.search(
             prefixes,
             plan.ef,
-            min(plan.candidates, part.rows),
+            min(count, part.rows),
             scan=plan.strategy == "scan",
             among=part.among,
             deadline_ns=limits.walk_ns,
@@ -160,6 +172,6 @@ def find_candidates(scope: Scope, prefixes: Floats, plan: Plan, limits: Limits) 
         walk_ms = best.walk_ms if scope.road else 0.0
         return Found(found[0], scores[0], scanned, distances, late, walk_ms)
     together = np.concatenate(scores, axis=1)
-    order = np.argsort(-together, axis=1, kind="stable")[:, : plan.candidates]
+    order = np.argsort(-together, axis=1, kind="stable")[:, :count]
     addresses = np.take_along_axis(np.concatenate(found, axis=1), order, axis=1)
     return Found(addresses, np.take_along_axis(together, order, axis=1), scanned, distances, late)

@@ -31,6 +31,8 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
         Metadata columns and their Arrow types.
     coarse_codes_bytes, coarse_graph_bytes : int
         The tier in memory: prefixes and graph. They are mapped, so worker processes share them.
+    sketch_bytes : int
+        Sketches of tails, mapped too and held in memory as the coarse tier is; 0 without them.
     lookup_bytes : int
         Ids and inverse norms, mapped too; of it only what is asked for is read.
     coarse_disk_bytes, full_disk_bytes, lookup_disk_bytes, columns_disk_bytes : int
@@ -50,6 +52,7 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
     columns: dict[str, str]
     coarse_codes_bytes: int
     coarse_graph_bytes: int
+    sketch_bytes: int
     lookup_bytes: int
     coarse_disk_bytes: int
     full_disk_bytes: int
@@ -78,6 +81,7 @@ def index_stats(snapshot: Snapshot) -> IndexStats:
         columns={field.name: str(field.type) for field in snapshot.schema or ()},
         coarse_codes_bytes=sum(codes for codes, _ in memory),
         coarse_graph_bytes=sum(graph for _, graph in memory),
+        sketch_bytes=sum(entry.files[entry.sketch].size for entry in manifest.segments if entry.sketch),
         lookup_bytes=disk[LOOKUP_FILE],
         coarse_disk_bytes=sum(entry.files[entry.coarse].size for entry in manifest.segments),
         full_disk_bytes=disk[ROWS_FILE],

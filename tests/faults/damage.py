@@ -216,11 +216,14 @@ EVEN = [i % 2 == 0 for i in range(4_096 + 12)]
 
 
 def small_specimen(folder: Path) -> Specimen:
-    """Make an index of a few rows in two segments, one with a deleted row; ids are strings."""
+    """Make an index of a few rows in two segments, one with a deleted row; ids are strings.
+
+    With sketches of tails, so that it has every kind of file.
+    """
     path = folder / "small.tidx"
     vectors = matryoshka_vectors(8, 16, seed=3)
     ids = [f"row {i}" for i in range(8)]
-    with ti.open(path, dim=16, prefix_dim=8, merge_policy=ti.NoMergePolicy()) as index:
+    with ti.open(path, dim=16, prefix_dim=8, tail_sketch=2, merge_policy=ti.NoMergePolicy()) as index:
         index.add(
             ids[:5], vectors[:5], metadata={"text": [f"text of {i}" for i in ids[:5]], "even": EVEN[:5]}
         )

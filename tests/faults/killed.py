@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tiered_index as ti
+from tiered_index.opening import index_exists
 
 DIM = 32
 _PROBE = 1_000_000
@@ -86,9 +87,12 @@ def plan(seed: int, rounds: int) -> list[Step]:
 
 def open_writer(folder: Path, seed: int) -> ti.Index:
     """Open the workload's index to write, or create it."""
+    # of half of them sketches change where the others' rotation does
+    settings: dict[str, Any] = {} if index_exists(folder) else {"tail_sketch": seed % 2}
     return ti.open(
         folder,
         DIM,
+        **settings,
         prefix_dim=16,
         keep_generations=1 + seed % 3,
         merge_policy=ti.SizeTieredPolicy(fanout=3),
@@ -111,7 +115,9 @@ def work(pipe: Connection, folder: Path, seed: int, rounds: int, *, syncs: bool 
             elif step.name == "optimize":
                 index.optimize()
             elif step.name == "rebuild":
-                index.rebuild_coarse(rotation="pca", calibrate_seconds=0)
+                bits = index.config.tail_sketch
+                change = {"tail_sketch": 3 - bits} if bits else {"rotation": "pca"}
+                index.rebuild_coarse(calibrate_seconds=0, **change)
             else:
                 with index.batch() if step.name == "batch" else nullcontext():
                     for method, ids in step.writes:

@@ -28,7 +28,14 @@ from tests.faults.damage import (
     scratch,
     small_specimen,
 )
-from tiered_index.storage.segment import COARSE_FILE, COLUMNS_FILE, FILE_NAMES, LOOKUP_FILE, ROWS_FILE
+from tiered_index.storage.segment import (
+    COARSE_FILE,
+    COLUMNS_FILE,
+    FILE_NAMES,
+    LOOKUP_FILE,
+    ROWS_FILE,
+    SKETCH_FILE,
+)
 
 Record = Callable[[str, object], None]
 SHOWN = 5
@@ -106,7 +113,7 @@ def test_without_its_newest_manifest_an_index_is_whole_at_the_generation_before(
         assert index.verify().ok
 
 
-@pytest.mark.parametrize("file", [*FILE_NAMES, COLUMNS_FILE])
+@pytest.mark.parametrize("file", [*FILE_NAMES, COLUMNS_FILE, SKETCH_FILE])
 def test_a_merge_does_not_make_damage_look_sound(folder: Path, file: str, record_property: Record) -> None:
     """Merging gives its rows new digests: what was damaged before must not come out verified."""
     (folder / f"merge {file}").mkdir()

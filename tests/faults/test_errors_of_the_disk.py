@@ -354,7 +354,7 @@ def no_garbage(index: Index) -> bool:
     kept = [store.manifest(generation) for generation in store.generations()]
     entries = [entry for manifest in kept for entry in manifest.segments]
     named = {entry.name for entry in entries}
-    coarse = {entry.tiers for entry in entries}
+    coarse = {(entry.name, entry.coarse) for entry in entries}
     assert {(p.parent.name, p.name) for p in store.segments.rglob("coarse*")} == coarse
     rotations = {manifest.rotation.file for manifest in kept if manifest.rotation is not None}
     assert {p.name for p in store.root.glob("rotation-*")} == rotations

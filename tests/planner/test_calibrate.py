@@ -58,6 +58,7 @@ class Law:
         width: int = WIDTH,
         largest_k: int = 10,
     ) -> None:
+        self.fractions, self.sketched = FRACTIONS, False
         self.width, self.rows = width, rows
         self.widest_walk, self.stops_early = widest_walk, stops_early
         self.per_dim, self.scan, self.evicts = per_dim, scan, evicts

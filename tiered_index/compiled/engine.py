@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 from tiered_index.compiled import answer as both
 from tiered_index.compiled import batch as many
 from tiered_index.compiled import scan as scanning
+from tiered_index.compiled import sketch as sketching
 from tiered_index.compiled import walk as coarse
+from tiered_index.compiled.answered import Answered, AnsweredMany, Floats, Rows
 from tiered_index.compiled.beam import COARSE_NS, DISTANCES, FULL, LATE, ROW_SHIFT, SIZE, STATE_FIELDS
 from tiered_index.compiled.beam import MAX_ROWS as MAX_ROWS
 from tiered_index.compiled.prepared import Prepared
 from tiered_index.compiled.room import room as _room
+from tiered_index.compiled.sketch import SKETCH_FIELDS
 from tiered_index.limits import NO_LIMITS
 from tiered_index.planner.plan import Plan
-
-Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
+from tiered_index.sketch import ROUNDS
 
 MAX_K = 512
 """The best rows are kept by insertion; with more of them NumPy's partition is faster."""
@@ -30,37 +31,7 @@ _AT_ONCE = 32
 
 NO_ROWS = np.empty(0, np.int32)
 NO_SEEDS = np.empty(0, np.int64)
-
-
-class Answered(NamedTuple):
-    """What one query found, and what it took.
-
-    Attributes
-    ----------
-    rows, scores : ndarray, shape (found,)
-        Best first.
-    margin : float
-        Standard deviations between the last result and what was rescored last; 0 if too few were.
-    missed : float
-        How many of the best k are expected among the candidates that were not rescored, where `few` ended it.
-    late : bool
-        The deadline came first.
-    distances, rows_read, cold_rows : int
-        Codes scored, full vectors scored, and those of them that were waited for.
-    coarse_ms, rescore_ms : float
-        Times of the stages.
-    """
-
-    rows: Rows
-    scores: Floats
-    margin: float
-    missed: float
-    late: bool
-    distances: int
-    rows_read: int
-    cold_rows: int
-    coarse_ms: float
-    rescore_ms: float
+NO_SKETCH = np.zeros(SKETCH_FIELDS, np.int64)
 
 
 def graph_fields(
@@ -82,6 +53,11 @@ def full_fields(
 ) -> Rows:
     """Describe a full tier to :func:`answer`; the addresses must stay valid."""
     return np.array([mapping, bases, group_shift, row_bytes, dim, half, norms, fd], np.int64)
+
+
+def sketch_fields(*fields: int) -> Rows:
+    """Describe a sketch, by its addresses, to :func:`answer`; they must stay valid."""
+    return np.array(fields, np.int64)
 
 
 def walk(
@@ -143,6 +119,27 @@ def walk(
     return found, scores, distances, late, int(state[COARSE_NS]) / 1e6
 
 
+def ordered(
+    graph: Rows,
+    sketch: Rows,
+    prefix: Floats,
+    query: Floats,
+    ef: int,
+    *,
+    live: int = 0,
+    seeds: Rows = NO_SEEDS,
+) -> tuple[Rows, float]:
+    """Walk as :func:`walk` does; return rows in the order of scores that sketches estimate, and the ms."""
+    walk(graph, prefix, ef, live=live, seeds=seeds)
+    room = _room
+    if not query.flags.writeable:
+        query = query.copy()
+    sketching.arrange(sketch, query, len(prefix), room.beam, room.order, room.sums, room.state)
+    state = room.state
+    found: Rows = (room.order[: state[SIZE]] >> ROW_SHIFT) & (MAX_ROWS - 1)
+    return found, int(state[COARSE_NS]) / 1e6
+
+
 def near(graph: Rows, prefix: Floats, ef: int, count: int) -> Rows:
     """Return about the `count` nearest rows of the whole graph, as a beam of `ef` meets them."""
     room = _room
@@ -161,6 +158,7 @@ def answer(
     ef: int,
     candidates: int,
     *,
+    sketch: Rows = NO_SKETCH,
     stop: float = 0.0,
     few: float = 0.0,
     live: int = 0,
@@ -180,6 +178,8 @@ def answer(
         Of unit length under cosine.
     k, ef, candidates : int
         The plan; k at most :data:`MAX_K`.
+    sketch : ndarray
+        From :func:`sketch_fields`, of what orders candidates before they are read.
     stop : float
         Margin at which the walk ends early; 0 spends all of ef and candidates.
     few : float
@@ -202,6 +202,7 @@ def answer(
         found, margin, missed = both.answer(
             graph,
             full,
+            sketch,
             prefix,
             query,
             k,
@@ -216,6 +217,7 @@ def answer(
             deadline_ns,
             bool(cold),
             beam,
+            room.order,
             room.spill,
             room.table,
             room.recent,
@@ -242,38 +244,6 @@ def answer(
     )
 
 
-class AnsweredMany(NamedTuple):
-    """What several queries found, and what they took together.
-
-    Attributes
-    ----------
-    rows, scores : ndarray, shape (n, k)
-        Best first.
-    found : ndarray, shape (n,)
-        How many of each row are filled.
-    margins, missed : ndarray, shape (n,)
-        As of one query.
-    late : bool
-        The deadline came first for one of them.
-    distances, rows_read, cold_rows : int
-        In all.
-    coarse_ms, rescore_ms : float
-        Of each thread, on average.
-    """
-
-    rows: Rows
-    scores: Floats
-    found: Rows
-    margins: NDArray[np.float64]
-    missed: NDArray[np.float64]
-    late: bool
-    distances: int
-    rows_read: int
-    cold_rows: int
-    coarse_ms: float
-    rescore_ms: float
-
-
 def answer_many(
     graph: Rows,
     full: Rows,
@@ -284,6 +254,7 @@ def answer_many(
     candidates: int,
     *,
     threads: int,
+    sketch: Rows = NO_SKETCH,
     stop: float = 0.0,
     few: float = 0.0,
     live: int = 0,
@@ -312,6 +283,7 @@ def answer_many(
                     done,
                     graph,
                     full,
+                    sketch,
                     prefixes[part],
                     queries[part],
                     k,
@@ -326,6 +298,7 @@ def answer_many(
                     deadline_ns,
                     bool(cold),
                     beam,
+                    room.order,
                     room.spill,
                     room.table,
                     room.recent,
@@ -377,12 +350,16 @@ def load() -> Any:
     walk(graph, query, 1)
     near(graph, query, 1, 1)
     walk(graph, query, 1, rows=links[:1] + 1)
+    record, signs = np.zeros(16, np.uint8), np.ones(8 * ROUNDS, np.float32)
+    addresses = record.ctypes.data, signs.ctypes.data
+    ordered(graph, sketch_fields(addresses[0], 16, 1, 1, 8, 8, addresses[1], 1, -1, 0), query, query, 1)
     answer_many(graph, full, query[None], query[None], 1, 1, 1, threads=1)
     plan = Plan(strategy="graph", prefix_dim=16, ef=1, candidates=1)
     file = (-1, -1)
     Prepared(
         graph,
         full,
+        NO_SKETCH,
         [file] * 3,
         None,
         0,

@@ -35,6 +35,8 @@ from tiered_index.compiled.products import dot_f32
 from tiered_index.compiled.room import (
     BEAM,
     BEAM_SIZE,
+    ORDER,
+    ORDER_SIZE,
     PREFIX,
     QUERY,
     QUERY_SIZE,
@@ -49,6 +51,7 @@ from tiered_index.compiled.room import (
     TABLE_SIZE,
     room,
 )
+from tiered_index.compiled.sketch import BITS, DESCRIPTOR, FILE_SIZE
 from tiered_index.compiled.walk import approach, is_live
 from tiered_index.limits import Limits
 from tiered_index.planner.plan import Plan
@@ -112,15 +115,15 @@ def _share_near(fields, at, prefix_dim, state):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):  # type: ignore[no-untyped-def]
+def answer_prepared(fields, reals, sketch, at, query, started, rows, ids, scores, told):  # type: ignore[no-untyped-def]
     """Answer one query.
 
     Return how many rows were found, :data:`GROW`, or a negative number that the package names.
 
     Parameters
     ----------
-    fields, reals : arrays
-        As named in this module.
+    fields, reals, sketch : arrays
+        As named in this module and the sketch's.
     at : int64 array
         Where there is room to work in, as named in :mod:`tiered_index.compiled.room`.
     query : float32 array
@@ -133,6 +136,8 @@ def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):
     for file in range(3):
         if size_of_file(fields[FILES + 2 * file]) < fields[FILES + 2 * file + 1]:
             return OTHERWISE
+    if sketch[BITS] > 0 and size_of_file(sketch[DESCRIPTOR]) < sketch[FILE_SIZE]:
+        return OTHERWISE
     dim, prefix_dim = len(query), fields[PREFIX_DIM]
     if at[BEAM_SIZE] < 2 * fields[EF] or at[QUERY_SIZE] < dim:
         return GROW
@@ -166,6 +171,7 @@ def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):
     found, told[MARGIN], told[MISSED] = answer(
         fields[:GRAPH_FIELDS],
         fields[GRAPH_FIELDS : GRAPH_FIELDS + FULL_FIELDS],
+        sketch,
         prefix,
         whole,
         fields[K],
@@ -180,6 +186,7 @@ def answer_prepared(fields, reals, at, query, started, rows, ids, scores, told):
         started + fields[CALL_NS] if fields[TIMED] else 0,
         fields[COLD] != 0,
         carray(pointer_i64(at[BEAM]), (at[BEAM_SIZE],)),
+        carray(pointer_i64(at[ORDER]), (at[ORDER_SIZE],)),
         carray(pointer_i64(at[SPILL]), (at[SPILL_SIZE],)),
         carray(pointer_i32(at[TABLE]), (at[TABLE_SIZE],)),
         carray(pointer_f32(at[RECENT]), (at[RECENT_SIZE],)),
@@ -206,7 +213,7 @@ class Prepared:
 
     Parameters
     ----------
-    graph, full : ndarray
+    graph, full, sketch : ndarray
         What the tiers are; see :mod:`tiered_index.compiled.engine`.
     files : sequence of (int, int)
         Descriptor and size of the three files that are mapped.
@@ -235,12 +242,13 @@ class Prepared:
         Which rows may be found; see :func:`tiered_index.compiled.engine.walk`.
     """
 
-    __slots__ = ("_ef", "_fields", "_ids", "_k", "_kept", "_reals")
+    __slots__ = ("_ef", "_fields", "_ids", "_k", "_kept", "_reals", "_sketch")
 
     def __init__(
         self,
         graph: NDArray[np.int64],
         full: NDArray[np.int64],
+        sketch: NDArray[np.int64],
         files: Sequence[tuple[int, int]],
         numbers: NDArray[np.int64] | None,
         first: int,
@@ -276,6 +284,7 @@ class Prepared:
             fields[IDS] = numbers.ctypes.data
         fields[FILES:] = np.array(files).reshape(-1)
         self._fields = fields
+        self._sketch = sketch
         certain = rows is None or not plan.misses or plan.candidates >= len(rows)
         most = np.inf if certain else plan.misses
         self._reals = np.array([plan.early_stop, plan.misses, *safe, least, most, far])
@@ -290,7 +299,7 @@ class Prepared:
         -------
         tuple or int
             Addresses, ids (None where they are texts), scores, and what it took: the fields of
-            :class:`~tiered_index.compiled.engine.Answered` from `margin` on, times in ns. Else
+            :class:`~tiered_index.compiled.answered.Answered` from `margin` on, times in ns. Else
             :data:`~tiered_index.compiled.OTHERWISE` where the query cannot be scaled, a file has become
             shorter, or too little was found, or why the plan is not for it.
         """
@@ -301,7 +310,16 @@ class Prepared:
             query = np.array(query)
         while True:
             found = answer_prepared(
-                self._fields, self._reals, room.fields, query, started_ns, rows, ids, scores, told
+                self._fields,
+                self._reals,
+                self._sketch,
+                room.fields,
+                query,
+                started_ns,
+                rows,
+                ids,
+                scores,
+                told,
             )
             if found != GROW:
                 break

@@ -8,14 +8,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tiered_index.compiled.answer import SUMS as SUMS_KEPT
-from tiered_index.compiled.answer import WINDOW
 from tiered_index.compiled.beam import (
     MET_AMONG,
     MET_PER_EF,
     MIN_TABLE,
     STATE_FIELDS,
 )
+from tiered_index.compiled.rescore import SUMS as SUMS_KEPT
+from tiered_index.compiled.rescore import WINDOW
 
 # Where they are, in an array of int64: addresses, and sizes
 BEAM: Final = 0
@@ -32,7 +32,9 @@ TABLE_SIZE: Final = 10
 RECENT_SIZE: Final = 11
 SUMS_SIZE: Final = 12
 QUERY_SIZE: Final = 13
-_FIELDS = 14
+ORDER: Final = 14
+ORDER_SIZE: Final = 15
+_FIELDS = 16
 
 _MIN_BEAM = 256
 _BEHIND = 8
@@ -51,6 +53,7 @@ class Room(threading.local):
         self.query = self._placed(_aligned(0), QUERY)
         self.prefix = self._placed(_aligned(0), PREFIX)
         self.beam = np.empty(0, np.int64)
+        self.order = np.empty(0, np.int64)
         self.beam_of(_MIN_BEAM)
         self.spill = np.empty(_MIN_SPILL // 2, np.int64)
         self.make_spill()
@@ -63,6 +66,8 @@ class Room(threading.local):
         """Return a beam of this width, with room behind it."""
         if width > len(self.beam) - _BEHIND:
             self.beam = self._placed(_aligned(2 * width + _BEHIND, np.int64), BEAM, BEAM_SIZE)
+            # rows of a beam that becomes half as wide again, time after time, are fewer
+            self.order = self._placed(np.empty(2 * len(self.beam), np.int64), ORDER, ORDER_SIZE)
             places = max(MIN_TABLE, width * MET_PER_EF * MET_AMONG // 2)  # a beam is twice as wide as ef
             self.table = self._placed(np.empty(1 << (places - 1).bit_length(), np.int32), TABLE, TABLE_SIZE)
         return self.beam[:width]

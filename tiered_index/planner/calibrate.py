@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.errors import ZeroVectorError
-from tiered_index.planner.model import FRACTIONS, Reading, Stopped, Times, Walked, quantiles
-from tiered_index.planner.plan import Plan, Strategy
+from tiered_index.planner.model import Reading, Stopped, Times, Walked, quantiles
+from tiered_index.planner.plan import Plan
+from tiered_index.planner.subject import Observed, Subject
 
 EFS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 SCAN_ROWS = (1, 2, 4, 10, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -24,6 +25,12 @@ SCAN_TIMED = (64, 512)
 STOPS = (0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0, 3.6, 4.3)
 STOP_WIDTHS = (4, 10, 25)
 """Widest beams of plans that stop early, in units of the narrowest."""
+
+SKETCH_FRACTIONS = (1.0, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.09375, 0.0625, 0.046875)
+"""Candidates for each unit of ef where sketches order what a walk finds, and few of it are read."""
+
+STOP_READS = (1.25, 1.6, 2.2, 3.2)
+"""Rows they read for each result, where sketches put them in order."""
 
 FIRST_QUERIES = 48
 """Queries that decide which prefix dimensions and plans are worth measuring with all."""
@@ -37,44 +44,6 @@ MARGIN_BINS = 12
 _WORTH = 1.05
 """A plan is kept if its time is within this factor of the front's at its recall: it may join the front when
 measured with all queries."""
-
-
-class Observed(NamedTuple):
-    """What one whole search gave and took."""
-
-    rows: NDArray[np.int64]
-    total_ms: float
-    coarse_ms: float
-    rescore_ms: float
-    rows_read: int
-    margin: float
-    first: float
-    last: float
-
-
-class Subject(Protocol):
-    """What is measured: an index, some queries, and their exact answers."""
-
-    width: int
-    """Dimensions of the coarse tier."""
-    rows: int
-    widest_walk: int
-    """Largest ef at which the graph is walked rather than scanned; 0 without a graph."""
-    stops_early: bool
-    """Whether stopping early saves any of the walk."""
-    truth: NDArray[np.int64]
-    """Exact answers, shape (queries, largest k)."""
-
-    def candidates(
-        self, query: int, strategy: Strategy, prefix_dim: int, ef: int
-    ) -> tuple[NDArray[np.int64], float]:
-        """Return the rows found, best first, and the milliseconds."""
-
-    def search(self, query: int, k: int, plan: Plan) -> Observed:
-        """Answer one query."""
-
-    def evict(self, query: int, rows: int) -> bool:
-        """Drop a query's best rows from memory; return whether that can be done."""
 
 
 class Measured(NamedTuple):
@@ -174,7 +143,7 @@ def _summary(
 
 def _walk(subject: Subject, ks: Sequence[int], prefix_dim: int, ef: int, queries: int) -> Walked:
     """Measure one walk. A first round brings into the caches what the round before pushed out."""
-    sizes = [round(ef * fraction) for fraction in FRACTIONS]
+    sizes = [round(ef * fraction) for fraction in subject.fractions]
     subject.candidates(0, "graph", prefix_dim, ef)
     times, recalls = [], []
     for query in range(queries):
@@ -252,7 +221,7 @@ def _scans(subject: Subject, ks: Sequence[int], queries: int) -> list[Walked]:
     recall, error = _summary(recalls, ks)
     columns = np.stack([quantiles(Times.of(times[size])) for size in timed]).T
     coarse = [Times(*(float(np.interp(size, timed, column)) for column in columns)) for size in sizes]
-    nothing = (-1.0,) * (len(FRACTIONS) - 1)
+    nothing = (-1.0,) * (len(subject.fractions) - 1)
 
     def column(table: dict[int, tuple[float, ...]], j: int) -> dict[int, tuple[float, ...]]:
         return {k: (table[k][j], *nothing) for k in ks}
@@ -336,10 +305,18 @@ def _stop_plans(subject: Subject, k: int) -> Iterator[Plan]:
     for width in STOP_WIDTHS:
         ef = width * (k + 12)
         if ef <= subject.widest_walk:
-            for stop in STOPS:
-                yield Plan(
-                    strategy="graph", prefix_dim=subject.width, ef=ef, candidates=3 * ef, early_stop=stop
-                )
+            reads = [3 * ef]
+            if subject.sketched:
+                reads = sorted({min(round(k * each), ef) for each in STOP_READS})
+            for candidates in reads:
+                for stop in STOPS:
+                    yield Plan(
+                        strategy="graph",
+                        prefix_dim=subject.width,
+                        ef=ef,
+                        candidates=candidates,
+                        early_stop=stop,
+                    )
 
 
 def _stop(subject: Subject, k: int, plan: Plan, queries: int) -> tuple[Stopped, list[tuple[float, float]]]:
@@ -393,3 +370,12 @@ def _margin_curve(pairs: list[tuple[float, float]]) -> tuple[tuple[float, float]
             (a, b, n), (c, d, m) = merged[-2:]
             merged[-2:] = [[(a * n + c * m) / (n + m), (b * n + d * m) / (n + m), n + m]]
     return tuple((float(margin), float(recall)) for margin, recall, _ in merged)
+
+
+def recall_by_ef(walked: Sequence[Walked], k: int, prefix_dim: int) -> tuple[tuple[int, float], ...]:
+    """Return pairs of ef and recall@k of walks whose candidates are all rescored, ascending."""
+    return tuple(
+        (walk.ef, walk.recall[k][0])
+        for walk in sorted(walked, key=lambda walk: walk.ef)
+        if walk.strategy == "graph" and walk.prefix_dim == prefix_dim and walk.recall[k][0] >= 0.0
+    )

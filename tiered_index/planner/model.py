@@ -88,8 +88,8 @@ class Walked(msgspec.Struct, frozen=True):
     coarse : Times
         Finding them.
     recall, error : dict
-        For each k, mean recall@k after rescoring each of :data:`FRACTIONS` of ef, and its standard error;
-        -1 where that is fewer rows than k.
+        For each k, mean recall@k after rescoring each of the fractions of ef, and its standard error; -1
+        where that is fewer rows than k.
     """
 
     strategy: Strategy
@@ -98,15 +98,6 @@ class Walked(msgspec.Struct, frozen=True):
     coarse: Times
     recall: dict[int, tuple[float, ...]]
     error: dict[int, tuple[float, ...]]
-
-
-def recall_by_ef(walked: Sequence[Walked], k: int, prefix_dim: int) -> tuple[tuple[int, float], ...]:
-    """Return pairs of ef and recall@k of walks whose candidates are all rescored, ascending."""
-    return tuple(
-        (walk.ef, walk.recall[k][0])
-        for walk in sorted(walked, key=lambda walk: walk.ef)
-        if walk.strategy == "graph" and walk.prefix_dim == prefix_dim and walk.recall[k][0] >= 0.0
-    )
 
 
 class Stopped(msgspec.Struct, frozen=True):
@@ -157,6 +148,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         Which coarse tier was measured: the generation that rebuilt it, or 0.
     among : Among or None
         Walks and scans among the rows of filters; None where none were measured.
+    fractions : tuple of float
+        How many candidates were tried for each unit of ef.
     """
 
     fingerprint: str
@@ -178,6 +171,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     rebuilt: int = 0
     among: Among | None = None
+    fractions: tuple[float, ...] = FRACTIONS
 
 
 def quantiles(times: Times) -> Quantiles:
@@ -243,7 +237,7 @@ def options(
     growth = max(rows, 1) / max(calibration.rows, 1)
     slower = max(1.0 + TIME_PER_DOUBLING * math.log2(growth), 0.1)
     reading = _reading(calibration, cold_share)
-    groups = [_fine(walks, k, calibration.ks, reading) for walks in _families(calibration)]
+    groups = [_fine(walks, k, calibration, reading) for walks in _families(calibration)]
     groups.append(_early(calibration, k, reading if cold_share else None))
     for group in groups:
         scans = bool(group.plans) and group.plans[0].strategy == "scan"
@@ -298,8 +292,9 @@ def _families(calibration: Calibration) -> list[list[Walked]]:
     return [sorted(group, key=lambda walked: walked.ef) for group in groups.values()]
 
 
-def _fine(walks: list[Walked], k: int, ks: tuple[int, ...], reading: Reading) -> Options:
+def _fine(walks: list[Walked], k: int, calibration: Calibration, reading: Reading) -> Options:
     """Interpolate one family to a fine grid of ef and to k; beyond the largest k, ef grows with it."""
+    ks = calibration.ks
     known, scale = min(k, ks[-1]), max(k / ks[-1], 1.0)
     walks = [walk for walk in walks if walk.ef >= known]
     plans: list[Plan] = []
@@ -311,8 +306,8 @@ def _fine(walks: list[Walked], k: int, ks: tuple[int, ...], reading: Reading) ->
         times = np.stack([quantiles(walk.coarse) for walk in walks])
         time = np.stack([np.interp(fine, efs, column) for column in times.T], axis=1)
         walked = walks[0].strategy
-        for i, fraction in enumerate(FRACTIONS if walked == "graph" else FRACTIONS[:1]):
-            recall, error = _at_k(walks, i, known, ks)
+        for i, fraction in enumerate(calibration.fractions[: None if walked == "graph" else 1]):
+            recall, error = _at_k(walks, i, fraction, known, ks)
             valid = recall >= 0.0
             if not valid.any():
                 continue
@@ -331,13 +326,13 @@ def _fine(walks: list[Walked], k: int, ks: tuple[int, ...], reading: Reading) ->
 
 
 def _at_k(
-    walks: list[Walked], fraction: int, k: int, ks: tuple[int, ...]
+    walks: list[Walked], place: int, fraction: float, k: int, ks: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return each walk's recall@k and its error, between the measured k; -1 where it is not known."""
     above = next(i for i, known in enumerate(ks) if known >= k)
 
     def column(name: str, known: int) -> NDArray[np.float64]:
-        return np.array([getattr(walk, name)[known][fraction] for walk in walks])
+        return np.array([getattr(walk, name)[known][place] for walk in walks])
 
     high = column("recall", ks[above]), column("error", ks[above])
     if ks[above] == k or above == 0:
@@ -351,7 +346,7 @@ def _at_k(
     # too narrow for the larger k: as the smaller k with a beam that is as much narrower
     efs = np.array([walk.ef for walk in walks], float)
     known = low[0] >= 0.0
-    alone = (high[0] < 0.0) & (efs * FRACTIONS[fraction] >= k)
+    alone = (high[0] < 0.0) & (efs * fraction >= k)
     if known.any():
         narrower = np.interp(np.log(efs * ks[above - 1] / k), np.log(efs[known]), misses[0][known])
         recall[alone], error[alone] = (1.0 - np.exp(narrower))[alone], low[1][alone]
@@ -367,10 +362,10 @@ def _early(calibration: Calibration, k: int, reading: Reading | None) -> Options
     recalls, errors = [], []
     coarse: list[Quantiles] = []
     rescore: list[Quantiles] = []
-    groups: dict[int, list[Stopped]] = {}
+    groups: dict[tuple[int, int], list[Stopped]] = {}
     for stopped in calibration.stopped if reading is None else ():  # row by row, cold reads take longer
         if stopped.k == k:
-            groups.setdefault(stopped.plan.ef, []).append(stopped)
+            groups.setdefault((stopped.plan.ef, stopped.plan.candidates), []).append(stopped)
     for group in groups.values():
         group.sort(key=lambda stopped: stopped.plan.early_stop)
         stops = np.array([stopped.plan.early_stop for stopped in group])

@@ -10,6 +10,8 @@
         rows.parquet              id, metadata columns, full vectors (mapped in place)
         coarse.faiss              codes of the prefixes, and their HNSW graph
         coarse-<token>.faiss      the same, rebuilt with other settings from the same vectors
+        tail.sketch               bits of what follows the prefixes, to order candidates by, if asked for
+        tail-<token>.sketch       the same, made later from the same vectors
         lookup.arrow              ids by row, rows by id, inverse norms
         columns.roaring           rows of each value, of columns of few values; not in every segment
         deleted-<token>.roaring   rows deleted since, as of one generation or another

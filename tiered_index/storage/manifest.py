@@ -15,7 +15,7 @@ from tiered_index.storage.files import FileEntry
 
 FORMAT_VERSION = 4
 """1 had no columns.roaring; its writers would remove those as garbage. 3 has rotations and coarse tiers that
-were rebuilt, which 2 would misread, and encoders. 4 has codes of bytes."""
+were rebuilt, which 2 would misread, and encoders. 4 has codes of bytes, and sketches of tails."""
 
 REBUILT_VERSION = 3
 PLAIN_VERSION = 2
@@ -86,6 +86,8 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Which of the files is the coarse tier's.
     code : {"bf16", "sq8"}
         What a dimension is in it.
+    sketch : str or None
+        Which of the files is the sketch of tails.
     """
 
     name: str
@@ -96,14 +98,15 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tombstones: Tombstones | None = None
     coarse: str = COARSE_FILE
     code: CodeKind = "bf16"
+    sketch: str | None = None
 
     @property
-    def tiers(self) -> tuple[str, str]:
+    def tiers(self) -> tuple[str, str, str | None]:
         """What tells the segment's files, without tombstones, from those of other generations."""
-        return self.name, self.coarse
+        return self.name, self.coarse, self.sketch
 
     @property
-    def version(self) -> tuple[str, str, str | None]:
+    def version(self) -> tuple[str, str, str | None, str | None]:
         """What tells the segment as of this generation from itself as of others."""
         return *self.tiers, self.tombstones.file if self.tombstones else None
 
@@ -169,7 +172,7 @@ def encode_schema(schema: pa.Schema) -> str:
 
 def format_of(manifest: Manifest) -> int:
     """Return the oldest version of the format that says all that a manifest says."""
-    if any(segment.code != "bf16" for segment in manifest.segments):
+    if manifest.config.tail_sketch or any(segment.code != "bf16" for segment in manifest.segments):
         return FORMAT_VERSION
     newer = manifest.rotation is not None or manifest.rebuilt or manifest.text is not None
     return REBUILT_VERSION if newer else PLAIN_VERSION
@@ -184,7 +187,9 @@ def encode(manifest: Manifest) -> bytes:
         if manifest.format <= PLAIN_VERSION:
             del segment["coarse"]
         if manifest.format <= REBUILT_VERSION:
-            del segment["code"]
+            del segment["code"], segment["sketch"]
+    if manifest.format <= REBUILT_VERSION:
+        del fields["config"]["tail_sketch"]
     body = msgspec.json.format(msgspec.json.encode(fields), indent=1).removesuffix(b"}").rstrip()
     return body + _DIGEST % xxhash.xxh3_128_hexdigest(body).encode()
 

@@ -14,6 +14,7 @@ import numpy as np
 from tiered_index.coarse.prefix_graph import CoarseBuilder
 from tiered_index.config import IndexConfig
 from tiered_index.errors import ZeroVectorError, disk_errors
+from tiered_index.sketch import Form, SketchBuilder
 from tiered_index.storage.commit import Store
 from tiered_index.storage.files import HashingFile
 from tiered_index.storage.live import LiveSegment
@@ -45,6 +46,7 @@ class Wanted(NamedTuple):
 class Rebuild:
     """A rebuild in two steps: :meth:`write` takes long and needs no lock, :meth:`commit` is short.
 
+    Of codes with their graph, and sketches, only what changes is written.
     A segment's new coarse tier lies in its folder, under a new name, as tombstones do; the other files stay
     what they are, and earlier generations name the old one. One segment is in memory at a time. If building
     fails, all that was written is removed.
@@ -62,6 +64,13 @@ class Rebuild:
     def __init__(self, store: Store, manifest: Manifest, wanted: Wanted) -> None:
         self._store = store
         self._config = wanted.config
+        before = manifest.config
+        shared = ("prefix_dim", "graph_degree", "ef_construction", "rotation")
+        same = wanted.rotation is None and all(
+            getattr(before, name) == getattr(wanted.config, name) for name in shared
+        )
+        self._codes = not same or before == wanted.config  # else they are to be narrowed
+        self._tails = Form.of(before) != Form.of(wanted.config)
         self._written: list[Path] = []
         self._made: dict[str, SegmentEntry] = {}
         self._rotation: RotationFile | None = None
@@ -104,11 +113,16 @@ class Rebuild:
         segments = []
         for entry in manifest.segments:
             made = self._made[entry.name]
-            files = {name: file for name, file in entry.files.items() if name != entry.coarse}
-            files[made.coarse] = made.files[made.coarse]
+            replaced = {entry.coarse, entry.sketch} - {made.coarse, made.sketch}
+            files = {name: file for name, file in entry.files.items() if name not in replaced} | made.files
             segments.append(
                 msgspec.structs.replace(
-                    entry, files=files, coarse=made.coarse, has_graph=made.has_graph, code=made.code
+                    entry,
+                    files=files,
+                    coarse=made.coarse,
+                    has_graph=made.has_graph,
+                    code=made.code,
+                    sketch=made.sketch,
                 )
             )
         return self._store.commit(
@@ -132,22 +146,39 @@ class Rebuild:
         check_digest(segment.folder / ROWS_FILE, entry.files[ROWS_FILE])
         config = self._config
         builder = CoarseBuilder(config.prefix_dim, config.graph_degree, config.ef_construction)
+        sketch = SketchBuilder(config) if self._tails and config.tail_sketch else None
         for first, vectors in segment.full.blocks():
             try:
                 # the block's buffer is used again for the next one
                 prepared = prepared_again(vectors.copy(), config, self._directions, first)
             except ZeroVectorError as error:
                 raise _named(error, live) from None
-            builder.add(prepared.prefixes)
-        name = f"coarse-{secrets.token_hex(8)}.faiss"
-        self._written.append(segment.folder / name)
-        with closing(HashingFile(self._store.files, segment.folder / name)) as file:
-            written = builder.write(file.write)
-            made = file.finish()
+            if self._codes:
+                builder.add(prepared.prefixes)
+            if sketch is not None:
+                sketch.add(prepared.stored, prepared.inverse_norms)
+        made: SegmentEntry = msgspec.structs.replace(entry, files={})
+        if self._codes:
+            name = f"coarse-{secrets.token_hex(8)}.faiss"
+            with self._file(segment.folder / name, made) as file:
+                written = builder.write(file.write)
+            made = msgspec.structs.replace(made, coarse=name, has_graph=written.has_graph, code=written.code)
+        if self._tails:
+            name = f"tail-{secrets.token_hex(8)}.sketch"
+            if sketch is not None:
+                with self._file(segment.folder / name, made) as file:
+                    sketch.write(file.write)
+            made = msgspec.structs.replace(made, sketch=None if sketch is None else name)
         self._store.files.sync_folder(segment.folder)
-        return msgspec.structs.replace(
-            entry, files={name: made}, coarse=name, has_graph=written.has_graph, code=written.code
-        )
+        return made
+
+    @contextmanager
+    def _file(self, path: Path, made: SegmentEntry) -> Iterator[HashingFile]:
+        """Write a new file of a segment, which its entry then names."""
+        self._written.append(path)
+        with closing(HashingFile(self._store.files, path)) as file:
+            yield file
+            made.files[path.name] = file.finish()
 
     @contextmanager
     def _undone_if_it_fails(self) -> Iterator[None]:

@@ -44,6 +44,9 @@ class Road:
         self._full = compiled.full_fields(
             *segment.full.addresses(), 0 if norms is None else norms.ctypes.data, segment.full.descriptor
         )
+        self._sketch = compiled.NO_SKETCH
+        if segment.sketch is not None:
+            self._sketch = compiled.sketch_fields(*segment.sketch.addresses)
 
     def takes(self, k: int, ef: int, *, scan: bool) -> bool:
         """Return whether the engine answers so much; what is more is left to NumPy, or to a scan."""
@@ -72,6 +75,7 @@ class Road:
         return self._engine.Prepared(
             self._graph,
             self._full,
+            self._sketch,
             [(file.descriptor, file.size) for file in files if file is not None],
             segment.lookup.numbers,
             self._first,
@@ -99,7 +103,16 @@ class Road:
     ) -> Any:
         """Answer one query; see :func:`tiered_index.compiled.engine.answer`. Rows become addresses."""
         found = self._engine.answer(
-            self._graph, self._full, prefix, query, k, ef, candidates, **self._rows(scan=scan), **limits
+            self._graph,
+            self._full,
+            prefix,
+            query,
+            k,
+            ef,
+            candidates,
+            sketch=self._sketch,
+            **self._rows(scan=scan),
+            **limits,
         )
         return found if not self._first else found._replace(rows=found.rows + self._first)
 
@@ -117,9 +130,26 @@ class Road:
         """Answer several; see :func:`tiered_index.compiled.engine.answer_many`. Rows become addresses."""
         rows = self._rows(scan=scan)
         found = self._engine.answer_many(
-            self._graph, self._full, prefixes, queries, k, ef, candidates, **rows, **limits
+            self._graph,
+            self._full,
+            prefixes,
+            queries,
+            k,
+            ef,
+            candidates,
+            sketch=self._sketch,
+            **rows,
+            **limits,
         )
         return found if not self._first else found._replace(rows=found.rows + self._first)
+
+    def ordered(
+        self, prefix: NDArray[np.float32], query: NDArray[np.float32], ef: int
+    ) -> tuple[NDArray[np.int64], float]:
+        """Walk, and put what is found in order by its sketches; return addresses and milliseconds."""
+        found = self._rows(scan=False)
+        rows, ms = self._engine.ordered(self._graph, self._sketch, prefix, query, ef, **found)
+        return rows + self._first, ms
 
     def _rows(self, *, scan: bool) -> dict[str, Any]:
         """Check that the files are whole, and return which rows may be found."""
@@ -127,6 +157,8 @@ class Road:
         segment.coarse.check()
         segment.full.check()
         segment.lookup.check()
+        if segment.sketch is not None:
+            segment.sketch.check()
         return {} if self._among is None else self._among.settings(scan=scan)
 
     def share_near(self, prefix: NDArray[np.float32]) -> float:

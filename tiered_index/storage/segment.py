@@ -20,6 +20,7 @@ from tiered_index.errors import CorruptIndexError, unreadable
 from tiered_index.full.parquet_rows import ParquetRows
 from tiered_index.full.parquet_writer import ParquetRowsWriter, file_schema
 from tiered_index.full.rescore import Scorer
+from tiered_index.sketch import Sketch, SketchBuilder
 from tiered_index.storage.column_index import ColumnIndex, ColumnIndexBuilder
 from tiered_index.storage.files import FileEntry, Files, HashingFile, entry_of
 from tiered_index.storage.lookup import Lookup, LookupBuilder
@@ -31,8 +32,10 @@ from tiered_index.validate.ids import ID_TYPES, Keys
 ROWS_FILE = "rows.parquet"
 LOOKUP_FILE = "lookup.arrow"
 COLUMNS_FILE = "columns.roaring"
+SKETCH_FILE = "tail.sketch"
 FILE_NAMES = (ROWS_FILE, COARSE_FILE, LOOKUP_FILE)
-"""Those that every segment has; the columns' file is there if a column is indexed."""
+"""Those that every segment has; the columns' file is there if a column is indexed, the sketch's if the index
+has one."""
 
 LEAVES_BYTES = 8 << 20
 """What a segment holds of the rows that matched single conditions lately: of 64 where a million rows match in
@@ -78,6 +81,7 @@ class SegmentWriter:
             )
             undo.pop_all()
         self._coarse = CoarseBuilder(config.prefix_dim, config.graph_degree, config.ef_construction)
+        self._sketch = SketchBuilder(config) if config.tail_sketch else None
         self._lookup = LookupBuilder()
         self._columns = ColumnIndexBuilder(schema)
 
@@ -99,6 +103,8 @@ class SegmentWriter:
         self._lookup.append(batch.ids, batch.keys, batch.vectors.inverse_norms)
         self._rows.append(batch.ids, batch.metadata, batch.vectors.stored)
         self._coarse.add(batch.vectors.prefixes)
+        if self._sketch is not None:
+            self._sketch.add(batch.vectors.stored, batch.vectors.inverse_norms)
         self._columns.append(batch.metadata)
 
     def finish(self) -> SegmentEntry:
@@ -111,6 +117,10 @@ class SegmentWriter:
         with closing(HashingFile(self._files, self._folder / LOOKUP_FILE)) as lookup:
             lookup.write(self._lookup.serialize(self._id_type))
             entries[LOOKUP_FILE] = lookup.finish()
+        if self._sketch is not None:
+            with closing(HashingFile(self._files, self._folder / SKETCH_FILE)) as sketch:
+                self._sketch.write(sketch.write)
+                entries[SKETCH_FILE] = sketch.finish()
         parts = self._columns.parts()
         first = next(parts, None)
         if first is not None:
@@ -121,7 +131,10 @@ class SegmentWriter:
         self._files.sync_folder(self._folder)
         self._files.sync_folder(self._folder.parent)
         footer = read_footer(self._folder / ROWS_FILE)
-        return SegmentEntry(self.name, self.rows, written.has_graph, entries, footer, code=written.code)
+        sketched = None if self._sketch is None else SKETCH_FILE
+        return SegmentEntry(
+            self.name, self.rows, written.has_graph, entries, footer, code=written.code, sketch=sketched
+        )
 
     def abandon(self) -> None:
         """Remove what was written; what cannot be removed is left, and counts for nothing."""
@@ -184,8 +197,10 @@ class Segment:
         self.name = entry.name
         self.rows = entry.rows
         self.folder = folder
-        for name in (entry.coarse, LOOKUP_FILE, COLUMNS_FILE):
-            if name != COLUMNS_FILE or name in entry.files:
+        if (entry.sketch is not None) != bool(config.tail_sketch):
+            raise CorruptIndexError(f"{folder}: a sketch is missing, or there where the index has none")
+        for name in (entry.coarse, LOOKUP_FILE, COLUMNS_FILE, entry.sketch):
+            if name is not None and (name != COLUMNS_FILE or name in entry.files):
                 check_digest(folder / name, entry.files[name])
         check_size(folder / ROWS_FILE, entry.files[ROWS_FILE])
         if read_footer(folder / ROWS_FILE) != entry.footer:
@@ -197,6 +212,9 @@ class Segment:
                 f"{self.coarse.code}, where {entry.code} were written"
             )
         self.lookup = Lookup(str(folder / LOOKUP_FILE), entry.rows)
+        self.sketch: Sketch | None = None
+        if entry.sketch is not None:
+            self.sketch = Sketch(str(folder / entry.sketch), entry.rows, config)
         self.columns: ColumnIndex | None = None
         if COLUMNS_FILE in entry.files:
             self.columns = ColumnIndex(str(folder / COLUMNS_FILE), entry.rows)
@@ -216,6 +234,8 @@ class Segment:
         self.lookup.close()
         if self.columns is not None:
             self.columns.close()
+        if self.sketch is not None:
+            self.sketch.close()
 
 
 def check_size(path: Path, entry: FileEntry) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tiered_index.errors import CorruptIndexError
 from tiered_index.filters.key import key_of
 from tiered_index.filters.nodes import Node
 from tiered_index.filters.parse import parse
@@ -101,6 +102,18 @@ class Snapshot:
         for number, places, rows in self.split(addresses):
             scores[places] = self.segments[number].segment.rescore(scorer, rows)
         return scores
+
+    def estimates(
+        self, query: Floats, prefix_dim: int, addresses: NDArray[np.int64], scores: Floats
+    ) -> NDArray[np.float64]:
+        """Return scores that sketches estimate of the rows at `addresses`, whose prefix scores are given."""
+        found = np.empty(len(addresses))
+        for number, places, rows in self.split(addresses):
+            sketch = self.segments[number].segment.sketch
+            if sketch is None:
+                raise CorruptIndexError(f"{self.segments[number].segment.folder}: a sketch is missing")
+            found[places] = sketch.estimates(query, prefix_dim, rows, scores[places])
+        return found
 
     def advise(self, addresses: NDArray[np.int64]) -> None:
         """Ask the system to begin reading the rows at `addresses`."""

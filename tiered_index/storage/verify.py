@@ -123,6 +123,10 @@ def _compare_rows(segment: Segment, manifest: Manifest, directions: Floats | Non
             segment.coarse, codes[rows], prepared.prefixes, given, directions, unit=unit
         ):
             yield f"{segment.folder}: codes of rows {first} and on are not those of their vectors"
+        if segment.sketch is not None and not segment.sketch.holds(
+            first, prepared.stored, prepared.inverse_norms
+        ):
+            yield f"{segment.folder}: sketches of rows {first} and on are not those of their vectors"
         found = prepared.inverse_norms
         if norms is not None and found is not None and not np.array_equal(found, norms[rows]):
             yield f"{segment.folder}: norms of rows {first} and on are not those of their vectors"

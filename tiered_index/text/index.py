@@ -64,6 +64,7 @@ class TextIndex:
         dtype: Dtype | None = None,
         graph_degree: int | None = None,
         ef_construction: int | None = None,
+        tail_sketch: bool | int | None = None,
         mode: Mode = "rw",
         generation: int | None = None,
         keep_generations: int = DEFAULT_KEEP_GENERATIONS,
@@ -82,7 +83,7 @@ class TextIndex:
             dimension fits, and keeps it with the first texts.
         text_column : str or None, default "text"
             The metadata column that keeps the texts, which results carry; None does not keep them.
-        metric, prefix_dim, store_dim, dtype, graph_degree, ef_construction, mode, generation, \
+        metric, prefix_dim, store_dim, dtype, graph_degree, ef_construction, tail_sketch, mode, generation, \
 keep_generations, merge_policy
             As in :func:`tiered_index.open`.
 
@@ -108,6 +109,7 @@ keep_generations, merge_policy
             "dtype": dtype,
             "graph_degree": graph_degree,
             "ef_construction": ef_construction,
+            "tail_sketch": tail_sketch,
         }
         one_of("mode", mode, ("rw", "r"))
         in_range("keep_generations", keep_generations, 1)
