@@ -1,4 +1,4 @@
-"""The package itself, with its defaults."""
+"""The package itself, with its defaults, or with sketches of tails."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ class Adapter(Peer):
         """Return floors of recall, beams with as many candidates, and the default plan among them."""
         narrow, wide = widths(k, 24, 32, 48, 64, 96), widths(k, 160, 256, 384)
         floors = [{"min_recall": floor} for floor in (0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)]
+        if self.options:  # few of a beam are read then, as many as by default
+            return [*floors, *({"ef": width} for width in narrow), {}, *({"ef": width} for width in wide)]
         return [*floors, *map(_plan, narrow), {}, *map(_plan, wide)]
 
     def build(self, vectors: Vectors) -> None:
         """Ingest the rows."""
-        ti.ingest(vectors, self.folder / "index.tidx", progress=False)
+        ti.ingest(vectors, self.folder / "index.tidx", progress=False, **self.options)
 
     def open(self, *, mapped: bool) -> None:  # noqa: ARG002 - it is mapped always
         """Open the index."""
