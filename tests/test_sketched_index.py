@@ -341,6 +341,16 @@ def test_sketches_of_other_rows_are_seen(
     assert all("sketches of rows" in problem for problem in problems)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_stored_vectors_calibrate(index: ti.Index, bits: int) -> None:
+    """Each finds itself, which is read besides, however few candidates a plan has."""
+    index.rebuild_coarse(tail_sketch=bits)
+    calibration = index.calibrate(k=(1, 10))
+    assert calibration.source == "stored"
+    assert min(stopped.plan.candidates for stopped in calibration.stopped if stopped.k == 1) < 8
+
+
+
 def test_calibration_weighs_how_few_rows_are_read(
     index: ti.Index, asked: np.ndarray, many: np.ndarray
 ) -> None:

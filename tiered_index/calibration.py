@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter, perf_counter_ns
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -220,7 +221,9 @@ class _Subject:
 
     def search(self, query: int, k: int, plan: Plan) -> Observed:
         one = self._queries[query : query + 1]
-        k += self._own is not None
+        if self._own is not None:  # which is found, read, and left out
+            k += 1
+            plan = msgspec.structs.replace(plan, candidates=plan.candidates + 1)
         prepared = self._prepared.get((k, plan))
         if prepared is None:
             decision = Decision(plan, NO_LIMITS, Budget(), None, None)
