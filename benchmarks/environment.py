@@ -33,6 +33,20 @@ def memory_mb() -> dict[str, float]:
     return {"anonymous": fields["RssAnon"], "mapped": fields["RssFile"]}
 
 
+def held_mb(pid: int) -> float:
+    """Return a process's memory in MB; of pages that several processes map, its share of each.
+
+    Raises
+    ------
+    OSError
+        The system does not say, or there is no such process.
+    """
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return 1024 * int(line.split()[1]) / 1e6
+    raise OSError(f"the system does not say what memory process {pid} shares")
+
+
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -70,6 +70,8 @@ def test_every_system_that_runs_has_all_figures(figures: dict[str, Any]) -> None
         readers = system["readers"]
         assert readers["count"] == 2
         assert readers["share"] == readers["each_more_mb"] / readers["first_mb"] > 0
+        forked = readers["forked"]
+        assert forked["share"] == forked["each_more_mb"] / forked["first_mb"] < readers["share"]
         assert "p50" in system["limited"] or "failed" in system["limited"]
         assert system["limited"]["limit_mb"] == 0.064
 

@@ -350,7 +350,6 @@ def test_stored_vectors_calibrate(index: ti.Index, bits: int) -> None:
     assert min(stopped.plan.candidates for stopped in calibration.stopped if stopped.k == 1) < 8
 
 
-
 def test_calibration_weighs_how_few_rows_are_read(
     index: ti.Index, asked: np.ndarray, many: np.ndarray
 ) -> None:

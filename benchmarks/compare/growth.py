@@ -70,12 +70,14 @@ def _cores_and_readers(run: dict[str, Any], recall: float) -> str:
         system = run["systems"][key]
         gain = gain_of_cores(system, recall)
         readers = system.get("readers", {})
-        cells = ["" if gain is None else f"{gain:.2f} x", "", "", ""]
+        cells = ["" if gain is None else f"{gain:.2f} x", "", "", "", ""]
         if "share" in readers:
+            forked = readers.get("forked", {}).get("each_more_mb")
             cells[1:] = [
                 f"{readers['first_mb']:,.0f}",
                 f"{readers['each_more_mb']:,.0f}",
                 f"{100 * readers['share']:.1f} %",
+                "" if forked is None else f"{forked:,.0f}",
             ]
         elif readers:
             cells[1] = f"<span class=none>{escape(readers['failed'])}</span>"
@@ -87,8 +89,9 @@ def _cores_and_readers(run: dict[str, Any], recall: float) -> str:
         f"<h3>{escape(run['data']['name'])}: cores and processes</h3><p>Queries a second of {cores} cores "
         f"beside one, at recall@10 of {recall:g}; and eight processes that read one index: what the first "
         "holds (MB, pages of files that several map being shared out among them), and what each other "
-        "adds.</p><table class=times>"
-        "<tr><th></th><th>all cores</th><th>first, MB</th><th>each other, MB</th><th></th></tr>"
+        "adds, started by itself or forked from one that has opened the index.</p><table class=times>"
+        "<tr><th></th><th>all cores</th><th>first, MB</th><th>each other, MB</th><th></th>"
+        "<th>forked, MB</th></tr>"
         f"{''.join(rows)}</table>"
     )
 

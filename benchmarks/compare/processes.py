@@ -13,6 +13,7 @@ from typing import IO, Any, Self
 import psutil
 
 import benchmarks
+from benchmarks.environment import held_mb
 from benchmarks.peers import SYSTEMS
 
 _SAMPLE_SECONDS = 0.05
@@ -92,10 +93,10 @@ class Process:
 
     def held_mb(self) -> float:
         """Return the worker's memory in MB; of pages that several processes map, its share of each."""
-        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return 1024 * int(line.split()[1]) / 1e6
-        raise WorkerError("the system does not say what memory a process shares")
+        try:
+            return held_mb(self.pid)
+        except OSError as error:
+            raise WorkerError(str(error)) from error
 
     def _died(self, do: str) -> WorkerError:
         code = self._process.wait()

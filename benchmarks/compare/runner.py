@@ -279,6 +279,19 @@ class Runner:
             "each_more_mb": each,
             "share": each / first,
         }
+        with self._start(name) as process:
+            process.ask("open", mapped=False)
+            _pass(process, best)
+            try:
+                system["readers"]["forked"] = process.ask(
+                    "forked",
+                    count=_READERS - 1,
+                    k=best["k"],
+                    setting=best["setting"],
+                    seconds=_LIMITED_SECONDS,
+                )
+            except WorkerError as error:
+                system["readers"]["forked"] = {"failed": str(error)}
 
     def _writes(self, name: str) -> None:
         """Add rows to a copy; a system that takes none says so."""

@@ -9,17 +9,22 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from benchmarks.environment import memory_mb
+from benchmarks.environment import held_mb, memory_mb
 from benchmarks.peers import Peer, make_peer
+
+_FORKED_SECONDS = 30.0
+"""What a forked process may take besides: the pools of some libraries do not outlive a fork."""
 
 Answer = dict[str, Any]
 
@@ -117,6 +122,43 @@ class Worker:
         answers = self._peer.many(self._queries, k, **setting)
         seconds = perf_counter() - started
         return {"qps": len(answers) / seconds}
+
+    def forked(self, count: int, k: int, setting: Answer, seconds: float) -> Answer:
+        """Fork processes that answer the queries too, and see what each adds to the memory of this one."""
+        first = held_mb(os.getpid())
+        waiting, going = os.pipe()  # they go when it is closed
+        children: dict[int, int] = {}
+        try:
+            for _ in range(count):
+                ready, saying = os.pipe()
+                pid = os.fork()
+                if not pid:
+                    self._ask_and_wait(k, setting, seconds, saying, waiting, going)
+                os.close(saying)
+                children[pid] = ready
+            for pid, ready in children.items():
+                if not select.select([ready], [], [], seconds + _FORKED_SECONDS)[0] or not os.read(ready, 1):
+                    raise ChildProcessError(f"the forked process {pid} gave no answer")
+            more = held_mb(os.getpid()) + sum(map(held_mb, children)) - first
+        finally:
+            os.close(going)
+            os.close(waiting)
+            for pid, ready in children.items():
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                os.close(ready)
+        return {"first_mb": first, "each_more_mb": more / count, "share": more / count / first}
+
+    def _ask_and_wait(
+        self, k: int, setting: Answer, seconds: float, saying: int, waiting: int, going: int
+    ) -> NoReturn:
+        try:
+            os.close(going)
+            self.one_by_one(k, setting, ids=False, seconds=seconds)
+            os.write(saying, b".")
+            os.read(waiting, 1)
+        finally:
+            os._exit(0)
 
     def write(self, first_row: int, count: int, seconds: float) -> Answer:
         """Add rows one by one, at most `count`, for at most so many seconds."""
