@@ -80,7 +80,8 @@ def a_plan(strategy: str, ef: int, **more: Any) -> ti.Plan:
 
 def scanned(tier: CoarseTier, prefix: np.ndarray, rows: np.ndarray, room: int) -> tuple[np.ndarray, ...]:
     keys, state = np.zeros(2 * room, np.int64), np.zeros(beams.STATE_FIELDS, np.int64)
-    some.scan(tier.fields, prefix.ctypes.data, len(prefix), rows, room, keys, state)
+    asked = coarse.asked(tier.fields, prefix.ctypes.data, len(prefix))
+    some.scan(tier.fields, asked, len(prefix), rows, room, keys, state)
     assert state[beams.DISTANCES] == len(rows)
     return keys, state[beams.SIZE]
 
@@ -210,7 +211,8 @@ def entry_of(tier: CoarseTier, prefix: np.ndarray) -> int:
     """Return where a walk begins on level 0: where it ends if there are no links that may be followed."""
     room = [np.empty(64, np.int64), np.empty(8_192, np.int32)]
     state = np.zeros(beams.STATE_FIELDS, np.int64)
-    coarse.begin(tier.fields, prefix.ctypes.data, len(prefix), 10, 0, engine.NO_SEEDS, *room, state)
+    asked = coarse.asked(tier.fields, prefix.ctypes.data, len(prefix))
+    coarse.begin(tier.fields, asked, len(prefix), 10, 0, engine.NO_SEEDS, *room, state)
     return int(beams.row_of(room[0][0]))
 
 

@@ -39,7 +39,7 @@ from tiered_index.compiled.operations import nanoseconds, real
 from tiered_index.compiled.rescore import WINDOW, keep, rescore
 from tiered_index.compiled.scan import rank, scan
 from tiered_index.compiled.sketch import BITS, estimate, planes_of, share_of
-from tiered_index.compiled.walk import begin, settle
+from tiered_index.compiled.walk import asked, begin, settle
 
 FIRST_BEYOND = 4
 """Rows beyond k that are read, in the order of sketches, before it is asked how many are missed."""
@@ -207,15 +207,16 @@ def answer(  # type: ignore[no-untyped-def]
     if sketch[BITS] > 0:
         planes, half_step, total = planes_of(sketch, query_numbers)
         share = share_of(sketch, query, dims)
+    packed = asked(graph, prefix, dims)
     if scanned:
-        scan(graph, prefix, dims, rows, ef, beam, state)
+        scan(graph, packed, dims, rows, ef, beam, state)
     else:
-        begin(graph, prefix, dims, now_ef, live, seeds, beam, table, state)
+        begin(graph, packed, dims, now_ef, live, seeds, beam, table, state)
     while True:
         if not scanned:
             settle(
                 graph,
-                prefix,
+                packed,
                 dims,
                 now_ef,
                 stop > 0.0,

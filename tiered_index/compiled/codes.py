@@ -166,7 +166,7 @@ def _copy(query, count):  # type: ignore[no-untyped-def]
     return room
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=True)
 def _stepped(query, count, ranges, width, room):  # type: ignore[no-untyped-def]
     """Write the query times the steps behind the head; return what the lows add, and the largest number."""
     numbers = room[HEAD:].view(np.float32)
@@ -189,7 +189,7 @@ def _step(query, count, ranges, width):  # type: ignore[no-untyped-def]
     return room
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=True)
 def _step_and_round(query, count, ranges, width):  # type: ignore[no-untyped-def]
     """Round the query times the steps to signed bytes, as much finer as the largest allows."""
     room = _room_for(4 * count)

@@ -13,9 +13,9 @@ from tiered_index.compiled.beam import (
     ROW_SHIFT,
     SIZE,
 )
-from tiered_index.compiled.codes import dot_codes, lines_of, packed
+from tiered_index.compiled.codes import dot_codes, lines_of
 from tiered_index.compiled.operations import nanoseconds, ordered
-from tiered_index.compiled.walk import CODE_BYTES, CODES, RANGES, ask
+from tiered_index.compiled.walk import CODE_BYTES, CODES, RANGES, ask, asked
 
 _AHEAD: Final = 16  # codes asked for ahead of the one that is scored
 
@@ -46,14 +46,8 @@ def _best_of(beam, first, room, size):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def scan(graph, prefix, dims, rows, room, beam, state):  # type: ignore[no-untyped-def]
+def scan(graph, query, dims, rows, room, beam, state):  # type: ignore[no-untyped-def]
     """Score the codes of `rows`; the beam then holds the best `room`, in no order. It is twice as long."""
-    query = packed(prefix, dims, graph[RANGES], graph[CODE_BYTES])
-    _scan(graph, query, dims, rows, room, beam, state)
-
-
-@njit(nogil=True, cache=True)
-def _scan(graph, query, dims, rows, room, beam, state):  # type: ignore[no-untyped-def]
     codes, code_bytes, ranges = graph[CODES], graph[CODE_BYTES], graph[RANGES]
     prefix, lines = query.ctypes.data, lines_of(dims, ranges)
     size, least = 0, np.iinfo(np.int64).min
@@ -88,6 +82,6 @@ def scan_all(graph, prefix, dims, rows, ef, beam, state):  # type: ignore[no-unt
     """Score `rows` and nothing else; the beam then holds the best of them."""
     started = nanoseconds()
     state[:] = 0
-    scan(graph, prefix, dims, rows, ef, beam, state)
+    scan(graph, asked(graph, prefix, dims), dims, rows, ef, beam, state)
     rank(beam, 0, state[SIZE], state[SIZE])
     state[COARSE_NS] = nanoseconds() - started

@@ -76,6 +76,12 @@ _ENOUGH: Final = 24  # rows that may be found, seen in a step, after which no mo
 
 
 @njit(nogil=True, cache=True)
+def asked(graph, prefix, dims):  # type: ignore[no-untyped-def]
+    """Return a prefix, given by address, as a graph's codes are multiplied with it."""
+    return packed(prefix, dims, graph[RANGES], graph[CODE_BYTES])
+
+
+@njit(nogil=True, cache=True)
 def ask(code, lines):  # type: ignore[no-untyped-def]
     """Ask for the cache lines of a code."""
     for line in range(lines):
@@ -83,17 +89,11 @@ def ask(code, lines):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def begin(graph, prefix, dims, room, live, seeds, beam, table, state):  # type: ignore[no-untyped-def]
+def begin(graph, query, dims, room, live, seeds, beam, table, state):  # type: ignore[no-untyped-def]
     """Descend to level 0, and begin the beam, which holds `room`, with the row found there and `seeds`.
 
     If that row may not be found it stands before all others: it is expanded first, and leaves the beam.
     """
-    query = packed(prefix, dims, graph[RANGES], graph[CODE_BYTES])
-    _begin(graph, query, dims, room, live, seeds, beam, table, state)
-
-
-@njit(nogil=True, cache=True)
-def _begin(graph, query, dims, room, live, seeds, beam, table, state):  # type: ignore[no-untyped-def]
     codes, code_bytes, ranges = graph[CODES], graph[CODE_BYTES], graph[RANGES]
     prefix, lines = query.ctypes.data, lines_of(dims, ranges)
     nearest = graph[ENTRY]
@@ -220,7 +220,7 @@ def _collect(links, degree, fresh, table, mask):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def advance(graph, prefix, dims, ef, room, live, beam, spill, table, state, deadline):  # type: ignore[no-untyped-def]
+def advance(graph, query, dims, ef, room, live, beam, spill, table, state, deadline):  # type: ignore[no-untyped-def]
     """Expand rows until the best `ef` of a beam of `room` are; keep what falls out if `spill` has room.
 
     Where not all rows may be found, the way leads through those that may not: their links are followed,
@@ -229,7 +229,6 @@ def advance(graph, prefix, dims, ef, room, live, beam, spill, table, state, dead
     degree = graph[BASE_DEGREE]
     lists = np.empty((3, 2 * degree), np.int64)
     passed = np.empty(2 * degree if live else 0, np.int64)
-    query = packed(prefix, dims, graph[RANGES], graph[CODE_BYTES])
     _steps(
         graph,
         query,
@@ -338,7 +337,7 @@ def _steps(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def settle(graph, prefix, dims, ef, more, live, beam, spill, table, state, deadline):  # type: ignore[no-untyped-def]
+def settle(graph, query, dims, ef, more, live, beam, spill, table, state, deadline):  # type: ignore[no-untyped-def]
     """Advance with a beam of `ef`, or widen it to that.
 
     With `more`, the beam also keeps half as many again, which were met and not expanded; `spill` must then
@@ -348,7 +347,7 @@ def settle(graph, prefix, dims, ef, more, live, beam, spill, table, state, deadl
     if 0 < state[WIDTH] < ef:
         widen(beam, spill, room, live, table, state)
     state[WIDTH] = ef
-    advance(graph, prefix, dims, ef, room, live, beam, spill, table, state, deadline)
+    advance(graph, query, dims, ef, room, live, beam, spill, table, state, deadline)
 
 
 @njit(nogil=True, cache=True)
@@ -356,8 +355,9 @@ def walk(graph, prefix, dims, ef, live, seeds, beam, table, state, deadline):  #
     """Walk from the top; the beam then holds the best rows, best first."""
     started = nanoseconds()
     state[:] = 0
-    begin(graph, prefix, dims, ef, live, seeds, beam, table, state)
-    advance(graph, prefix, dims, ef, ef, live, beam, beam[:0], table, state, deadline)
+    query = asked(graph, prefix, dims)
+    begin(graph, query, dims, ef, live, seeds, beam, table, state)
+    advance(graph, query, dims, ef, ef, live, beam, beam[:0], table, state, deadline)
     state[COARSE_NS] = nanoseconds() - started
 
 
@@ -365,5 +365,6 @@ def walk(graph, prefix, dims, ef, live, seeds, beam, table, state, deadline):  #
 def approach(graph, prefix, dims, ef, room, beam, table, state):  # type: ignore[no-untyped-def]
     """Walk with a beam of `ef`; of all rows that were met, the beam then holds the best `room`."""
     state[:] = 0
-    begin(graph, prefix, dims, room, 0, beam[:0], beam, table, state)
-    advance(graph, prefix, dims, ef, room, 0, beam, beam[:0], table, state, 0)
+    query = asked(graph, prefix, dims)
+    begin(graph, query, dims, room, 0, beam[:0], beam, table, state)
+    advance(graph, query, dims, ef, room, 0, beam, beam[:0], table, state, 0)
