@@ -17,10 +17,10 @@ from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats
 
 QUERIES: Final = 128
-RANDOM: Final = (0.6, 0.1)
+RANDOM: Final = (0.52, 0.1)
 TOPICS: Final = 5
 TOPIC_SHARE: Final = 0.15
-OTHERS: Final = 2
+OTHERS: Final = 1
 """Filters of all but a topic."""
 
 LEAST_ROWS: Final = 20_000

@@ -29,6 +29,10 @@ PAIRS = 96
 """Queries with filters that are asked, of each kind."""
 
 FEWEST_PAIRS = 24
+ERRORS = 0.5
+"""Standard errors by which recall is taken to be less than was measured, so that floors are kept on queries
+and filters that were not seen."""
+
 MOST_WIDER = 8.0
 _TIMED_EF = 96
 _LEAST_MISS = 1e-3
@@ -47,7 +51,7 @@ class Among(msgspec.Struct, frozen=True):
     everywhere : tuple of (int, float)
         Pairs of ef and recall of walks without a filter, all candidates rescored.
     kinds : dict of str to tuple of (int, float)
-        The same with filters, of those kinds that were met often enough.
+        The same with filters, of those kinds that were met often enough, less :data:`ERRORS`.
     slower : float
         Times as long as a walk among all rows takes one of the same ef among some.
     scan_ms : float
@@ -126,7 +130,9 @@ def measure_among(subject: Subject) -> Among | None:
             if len(taken) < FEWEST_PAIRS or len(taken) < len(asked):
                 break
             seen = [subject.walk(query, chosen, ef) for query, chosen in taken]
-            curve.append((ef, float(np.mean([recall for recall, _ in seen]))))
+            recalls = [recall for recall, _ in seen]
+            error = float(np.std(recalls)) / math.sqrt(len(recalls))
+            curve.append((ef, float(np.mean(recalls)) - ERRORS * error))
             if ef == _TIMED_EF and kind in ("dense", "sparse"):
                 alone = [subject.walk_all(query, ef) for query, _ in taken]
                 slower.append(float(np.median([ms for _, ms in seen]) / np.median(alone)))
