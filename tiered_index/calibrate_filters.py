@@ -40,6 +40,7 @@ def calibrate_filters(
     snapshot: Snapshot,
     queries: Floats,
     own: NDArray[np.int64] | None,
+    truth: NDArray[np.int64],
     k: int,
     everywhere: Curve,
 ) -> Among | None:
@@ -53,6 +54,8 @@ def calibrate_filters(
         Of unit length under cosine; the first :data:`QUERIES` are asked.
     own : ndarray, shape (n,), int64, or None
         Addresses of the rows that the queries are; they match no filter.
+    truth : ndarray, shape (n, k or more), int64
+        Their exact answers, best first.
     k : int
         Results a query.
     everywhere : tuple of (int, float)
@@ -60,9 +63,10 @@ def calibrate_filters(
     """
     if snapshot.scope.road is None or snapshot.rows < LEAST_ROWS:
         return None
-    some = queries[:QUERIES]
-    masks = _masks(snapshot, None if own is None else own[:QUERIES])
-    return measure_among(_Subject(snapshot, some, k, masks, everywhere))
+    count = min(QUERIES, len(truth))
+    masks = _masks(snapshot, None if own is None else own[:count])
+    subject = _Subject(snapshot, queries[:count], own, truth[:count, :k], masks, everywhere)
+    return measure_among(subject)
 
 
 def _masks(snapshot: Snapshot, own: NDArray[np.int64] | None) -> list[NDArray[np.bool_]]:
@@ -97,9 +101,18 @@ class _Subject:
     """A snapshot with filters, as the planner sees it."""
 
     def __init__(
-        self, snapshot: Snapshot, queries: Floats, k: int, masks: list[NDArray[np.bool_]], everywhere: Curve
+        self,
+        snapshot: Snapshot,
+        queries: Floats,
+        own: NDArray[np.int64] | None,
+        truth: NDArray[np.int64],
+        masks: list[NDArray[np.bool_]],
+        everywhere: Curve,
     ) -> None:
-        self.k, self.everywhere = k, everywhere
+        k = self.k = truth.shape[1]
+        self.everywhere = everywhere
+        self._own = own is not None  # each finds itself among all rows
+        self._truth_of_all = truth
         number = _graph_of(snapshot)
         self._queries = queries
         self._prefixes = snapshot.prefixes(queries, snapshot.config.prefix_dim)
@@ -119,17 +132,21 @@ class _Subject:
         return bool(self._roads[chosen].takes(self.k, max(ef, self.k), scan=False))
 
     def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float]:
-        found = self._ask(self._roads[chosen], query, ef, scan=False)
-        truth = self._truth[chosen][query]
-        return float(np.isin(truth, found.rows).sum() / max(len(truth), 1)), found.coarse_ms
+        found = self._ask(self._roads[chosen], query, self.k, ef, scan=False)
+        return _share(self._truth[chosen][query], found.rows), found.coarse_ms
 
-    def walk_all(self, query: int, ef: int) -> float:
-        return float(self._ask(self._all, query, ef, scan=False).coarse_ms)
+    def walk_all(self, query: int, ef: int) -> tuple[float, float]:
+        found = self._ask(self._all, query, self.k + self._own, ef, scan=False)
+        return _share(self._truth_of_all[query], found.rows), found.coarse_ms
 
     def scan(self, query: int, chosen: int) -> float:
-        ms = self._ask(self._roads[chosen], query, EFS[-1], scan=True).coarse_ms
+        ms = self._ask(self._roads[chosen], query, self.k, EFS[-1], scan=True).coarse_ms
         return float(ms / self._matching[chosen].count)
 
-    def _ask(self, road: Any, query: int, ef: int, *, scan: bool) -> Any:
-        ef = max(ef, self.k)
-        return road.answer(self._prefixes[query], self._queries[query], self.k, ef, ef, scan=scan)
+    def _ask(self, road: Any, query: int, k: int, ef: int, *, scan: bool) -> Any:
+        ef = max(ef, k)
+        return road.answer(self._prefixes[query], self._queries[query], k, ef, ef, scan=scan)
+
+
+def _share(truth: NDArray[np.int64], rows: NDArray[np.int64]) -> float:
+    return float(np.isin(truth, rows).sum() / max(len(truth), 1))

@@ -115,7 +115,7 @@ def calibrate(
         progress("filters")
         k = ks[min(1, len(ks) - 1)]
         everywhere = recall_by_ef(measured.walked, k, subject.width)
-        among = calibrate_filters(snapshot, queries.vectors, queries.own, k, everywhere)
+        among = calibrate_filters(snapshot, queries.vectors, queries.own, exact, k, everywhere)
     return Calibration(
         fingerprint=fingerprint(),
         generation=snapshot.manifest.generation,

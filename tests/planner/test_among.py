@@ -51,8 +51,8 @@ class Law:
         self.walked.add((query, chosen))
         return law(ef / WIDER[kind]), 1e-3 * ef * (3.0 if kind == "sparse" else 1.5)
 
-    def walk_all(self, query: int, ef: int) -> float:
-        return 1e-3 * ef
+    def walk_all(self, query: int, ef: int) -> tuple[float, float]:
+        return law(ef), 1e-3 * ef
 
     def scan(self, query: int, chosen: int) -> float:
         return 7e-6

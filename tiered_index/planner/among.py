@@ -75,8 +75,7 @@ class Among(msgspec.Struct, frozen=True):
         """Return the recall to expect with a beam; None if the kind was not met."""
         if kind not in self.kinds:
             return None
-        efs, misses = _logs(self.kinds[kind])
-        return 1.0 - math.exp(float(np.interp(math.log(ef), efs, misses)))
+        return _recall_at(self.kinds[kind], ef)
 
 
 class Subject(Protocol):
@@ -96,8 +95,8 @@ class Subject(Protocol):
     def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float]:
         """Return recall and milliseconds of a walk among a filter's rows."""
 
-    def walk_all(self, query: int, ef: int) -> float:
-        """Return the milliseconds of a walk among all rows."""
+    def walk_all(self, query: int, ef: int) -> tuple[float, float]:
+        """Return recall and milliseconds of a walk among all rows."""
 
     def scan(self, query: int, chosen: int) -> float:
         """Return the milliseconds of a scan, for each matching row."""
@@ -112,7 +111,12 @@ def kind_of(share: float, near: float) -> Kind:
 
 
 def measure_among(subject: Subject) -> Among | None:
-    """Measure; None where there is no walk to be measured among matching rows."""
+    """Measure; None where there is no walk to be measured among matching rows.
+
+    What a filter loses of the recall is told best by the same queries without it: some are hard, either way.
+    """
+    if len(subject.everywhere) < 2:
+        return None
     pairs: dict[Kind, list[tuple[int, int]]] = {"dense": [], "sparse": [], "apart": [], "far": []}
     filters, queries = subject.near.shape
     for turn in range(filters):
@@ -129,20 +133,25 @@ def measure_among(subject: Subject) -> Among | None:
             taken = [pair for pair in asked if subject.takes(pair[1], ef)]
             if len(taken) < FEWEST_PAIRS or len(taken) < len(asked):
                 break
-            seen = [subject.walk(query, chosen, ef) for query, chosen in taken]
-            recalls = [recall for recall, _ in seen]
-            error = float(np.std(recalls)) / math.sqrt(len(recalls))
-            curve.append((ef, float(np.mean(recalls)) - ERRORS * error))
+            seen = np.array([subject.walk(query, chosen, ef) for query, chosen in taken])
+            alone = np.array([subject.walk_all(query, ef) for query, _ in taken])
+            more = seen[:, 0] - alone[:, 0]
+            change = float(more.mean()) - ERRORS * float(more.std()) / math.sqrt(len(more))
+            curve.append((ef, max(_recall_at(subject.everywhere, ef) + min(change, 0.0), 0.0)))
             if ef == _TIMED_EF and kind in ("dense", "sparse"):
-                alone = [subject.walk_all(query, ef) for query, _ in taken]
-                slower.append(float(np.median([ms for _, ms in seen]) / np.median(alone)))
+                slower.append(float(np.median(seen[:, 1]) / np.median(alone[:, 1])))
         if len(curve) > 1:
             kinds[kind] = tuple(curve)
-    if not kinds or len(subject.everywhere) < 2:
+    if not kinds:
         return None
     fewest = int(np.argmin(subject.shares))
     scans = [subject.scan(query, fewest) for query in range(min(PAIRS, subject.near.shape[1]))]
     return Among(subject.k, subject.everywhere, kinds, max(slower), float(np.median(scans)))
+
+
+def _recall_at(curve: Curve, ef: float) -> float:
+    efs, misses = _logs(curve)
+    return 1.0 - math.exp(float(np.interp(math.log(ef), efs, misses)))
 
 
 def _logs(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
