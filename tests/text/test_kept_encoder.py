@@ -127,7 +127,7 @@ def test_a_failed_first_write_keeps_no_encoder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [1, 2])
 def test_an_index_of_an_earlier_format_takes_an_encoder(version: int, tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parent.parent / "storage" / f"format-{version}", tmp_path / "old")
-    _, vectors, _ = content()
+    _, vectors, _ = content(8)
     eight = ti.CallableEncoder(lambda texts: vectors[[int(text) for text in texts]], name="rows", dim=8)
     with ti.TextIndex.open(tmp_path / "old", eight) as texts:
         assert texts.index.text is None
