@@ -12,7 +12,7 @@ from tiered_index.errors import BudgetNotMetError, ZeroVectorError
 from tiered_index.exact import exact_search
 from tiered_index.outcome import Outcome, learn
 from tiered_index.planning import Planning
-from tiered_index.results import SearchResult
+from tiered_index.results import Hits, SearchResult
 from tiered_index.search import search
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import prepare_queries
@@ -63,6 +63,10 @@ def ask(
     def decide(budget: Budget, fixed: Mapping[str, Any]) -> Decision:
         return planning.decide(snapshot, k, len(queries), budget, fixed, started_ns, matches)
 
+    def found(decision: Decision) -> Hits:
+        started = started_ns / 1e9
+        return search(snapshot, queries, k, decision.plan, started, decision.limits, scope, decision.relied)
+
     decision = decide(budget, fixed)
     if strict and decision.concern is not None:
         raise BudgetNotMetError(decision.concern)
@@ -70,16 +74,7 @@ def ask(
         hits = exact_search(snapshot, queries, k, started_ns / 1e9, matching)
     else:
         try:
-            hits = search(
-                snapshot,
-                queries,
-                k,
-                decision.plan,
-                started_ns / 1e9,
-                decision.limits,
-                scope,
-                decision.relied,
-            )
+            hits = found(decision)
         except ZeroVectorError:
             if fixed.get("prefix_dim") is not None or decision.plan.prefix_dim == snapshot.config.prefix_dim:
                 raise
@@ -87,16 +82,7 @@ def ask(
             decision = decide(
                 Budget(latency_ms=budget.latency_ms), {"prefix_dim": snapshot.config.prefix_dim}
             )
-            hits = search(
-                snapshot,
-                queries,
-                k,
-                decision.plan,
-                started_ns / 1e9,
-                decision.limits,
-                scope,
-                decision.relied,
-            )
+            hits = found(decision)
         if single and planning.due():
             planning.keep(queries[0])
     addresses, scores = (hits.addresses[0], hits.scores[0]) if single else (hits.addresses, hits.scores)
