@@ -83,6 +83,17 @@ def test_masks_hold_no_query_and_nothing_deleted(index: ti.Index) -> None:
     assert [mask.mean() for mask in masks] == pytest.approx(shares, abs=0.02)
 
 
+def test_topics_that_were_deleted_are_no_filters(index: ti.Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is left of the rows, filters that hold none of them are left out."""
+    snapshot = index._current.get()
+    (live,) = snapshot.segments
+    topic = filters._masks(snapshot, None)[len(filters.RANDOM)]
+    monkeypatch.setattr(live, "live", live.live & ~topic)
+    left = filters._masks(snapshot, None)
+    assert 0 < len(left) < len(filters.RANDOM) + filters.TOPICS + filters.OTHERS
+    assert all(mask.any() for mask in left)
+
+
 @pytest.mark.parametrize("floor", [0.85, 0.93])
 def test_floors_are_kept_under_filters(index: ti.Index, data: tuple, floor: float) -> None:
     table = index.get(where={})

@@ -26,6 +26,7 @@ OTHERS: Final = 1
 LEAST_ROWS: Final = 20_000
 """Fewer rows are scanned, whatever the filter, rather than walked."""
 
+_LEAST_SHARE = 0.02
 _SECONDS, _SECONDS_PER_ROW = 0.5, 3e-6
 _SEED = 21
 _BLOCK_ROWS = 32_768
@@ -89,7 +90,8 @@ def _masks(snapshot: Snapshot, own: NDArray[np.int64] | None) -> list[NDArray[np
             mask &= live.live
         if own is not None:
             mask[own[own >> ROW_BITS == number] & ROW_MASK] = False
-    return masks
+    # of a topic most rows may have been deleted, or all
+    return [mask for mask in masks if mask.sum() >= _LEAST_SHARE * live.rows]
 
 
 def _graph_of(snapshot: Snapshot) -> int:

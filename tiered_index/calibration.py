@@ -19,12 +19,7 @@ from tiered_index.exact import exact_search
 from tiered_index.limits import NO_LIMITS
 from tiered_index.machine import fingerprint
 from tiered_index.planner.calibrate import SKETCH_FRACTIONS, measure, recall_by_ef
-from tiered_index.planner.model import (
-    FRACTIONS,
-    Calibration,
-    Source,
-    Times,
-)
+from tiered_index.planner.model import FRACTIONS, Calibration, Source, Times
 from tiered_index.planner.plan import Plan, Strategy
 from tiered_index.planner.subject import Observed
 from tiered_index.planning import Planning

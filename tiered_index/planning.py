@@ -186,12 +186,11 @@ class Planning:
             one_ms = None if budget.latency_ms is None else budget.latency_ms / max(queries, 1)
             among = None if chooser is None else chooser.calibration.among
             floor, walk_ms = budget.min_recall, 0.0
-            if chooser is not None and among is not None and not fixed and floor is not None:
-                relies = one_ms is None
-                if relies:
-                    walk = chooser.whole(k, snapshot.rows, filtering.walk_floor(floor))
-                    plan = plan if walk is None else walk.plan
-                    walk_ms = math.inf if walk is None else walk.coarse.p50
+            relies = among is not None and floor is not None and one_ms is None and not fixed
+            if chooser is not None and floor is not None and relies:
+                walk = chooser.whole(k, snapshot.rows, filtering.walk_floor(floor))
+                plan = plan if walk is None else walk.plan
+                walk_ms = math.inf if walk is None else walk.coarse.p50  # none reaches it: a scan does
             if "ef" in fixed or "candidates" in fixed:
                 plan = filtering.fixed(plan, matches)
             else:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from tiered_index.coarse.prefix_graph import CoarseBuilder
-from tiered_index.config import IndexConfig
+from tiered_index.config import COARSE_SETTINGS, IndexConfig
 from tiered_index.errors import ZeroVectorError, disk_errors
 from tiered_index.sketch import Form, SketchBuilder
 from tiered_index.storage.commit import Store
@@ -65,9 +65,10 @@ class Rebuild:
         self._store = store
         self._config = wanted.config
         before = manifest.config
-        shared = ("prefix_dim", "graph_degree", "ef_construction", "rotation")
         same = wanted.rotation is None and all(
-            getattr(before, name) == getattr(wanted.config, name) for name in shared
+            getattr(before, name) == getattr(wanted.config, name)
+            for name in COARSE_SETTINGS
+            if name != "tail_sketch"
         )
         self._codes = not same or before == wanted.config  # else they are to be narrowed
         self._tails = Form.of(before) != Form.of(wanted.config)
