@@ -165,12 +165,12 @@ class Index(Reader):
     ) -> None:
         """Make the coarse tier anew from the stored vectors, while searches and writes go on.
 
-        Only what is given changes; graphs of earlier versions also get codes of half the bytes. Full
-        vectors, metadata and their files stay as they are: each segment gets a new file of codes and graph
-        beside the old one, which takes the memory and the room of that file, one segment at a time, and all
-        become one generation. Earlier generations keep their coarse tiers, and :meth:`restore` brings them
-        back. Rows that are added meanwhile are rebuilt last, while other writes wait. Later writes use the
-        new settings, as :attr:`config` tells them.
+        Only what is given changes; a graph of an earlier version, if it is made anew, also gets codes of
+        half the bytes. Full vectors, metadata and their files stay as they are: each segment gets a new file
+        of codes and graph beside the old one, which takes the memory and the room of that file, one segment
+        at a time, and all become one generation. Earlier generations keep their coarse tiers, and
+        :meth:`restore` brings them back. Rows that are added meanwhile are rebuilt last, while other writes
+        wait. Later writes use the new settings, as :attr:`config` tells them.
 
         Where plans were measured before, they are measured again, with the same queries; until that is
         done, searches are answered as if nothing had been measured. Generations that are not kept go.
