@@ -55,6 +55,9 @@ def test_it_is_measured_and_kept_with_the_index(index: ti.Index) -> None:
     assert all(0.0 <= recall <= 1.0 for curve in known.kinds.values() for _, recall in curve)
     assert known.slower >= 1.0
     assert known.scan_ms > 0.0
+    assert known.linked is not None
+    assert "dense" in known.linked.kinds
+    assert known.linked.everywhere == known.everywhere
     with ti.open(index.path, mode="r") as again:
         assert measured(again) == known
 
@@ -94,8 +97,10 @@ def test_topics_that_were_deleted_are_no_filters(index: ti.Index, monkeypatch: p
     assert all(mask.any() for mask in left)
 
 
+@pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize("floor", [0.85, 0.93])
-def test_floors_are_kept_under_filters(index: ti.Index, data: tuple, floor: float) -> None:
+def test_floors_are_kept_under_filters(index: ti.Index, data: tuple, floor: float, linked: bool) -> None:
+    index.filter_links_mb = None if linked else 0
     table = index.get(where={})
     ids = np.array(table["id"])
     columns = {name: np.array(table[name]) for name in ("share", "topic")}
@@ -105,6 +110,7 @@ def test_floors_are_kept_under_filters(index: ti.Index, data: tuple, floor: floa
         ({"topic": False}, ~columns["topic"]),
     ):
         truth, _ = exact_top_k(data[0][ids[held]], data[1][200:], 10)
+        assert index.warm(where) == (linked and held.mean() < 0.75 and held.sum() > 8_192)
         found = [index.search(query, where=where, min_recall=floor) for query in data[1][200:]]
         recall = recall_at_k([one.ids for one in found], ids[held][truth])
         assert recall >= floor - 0.02  # two hundred other queries
@@ -116,8 +122,17 @@ def test_floors_are_kept_under_filters(index: ti.Index, data: tuple, floor: floa
     assert plan.strategy == "graph"
 
 
+def test_plans_by_links_rest_on_what_was_measured_by_links(index: ti.Index) -> None:
+    snapshot, planning, budget = index.snapshot(), index._planning, ti.Budget(min_recall=0.9)
+    known = measured(index)
+    assert known is not None
+    for linked, among in ((False, known), (True, known.linked)):
+        decision = planning.decide(snapshot, 10, 1, budget, {}, 0, 12_000, linked=linked)
+        assert decision.relied == among
+
+
 def test_too_little_time_leaves_it_out(data: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters, "LEAST_ROWS", 5_000)
+    monkeypatch.setattr(filters, "LEAST_INDEXED", 5_000)
 
     def never(*_: Any) -> None:
         raise AssertionError

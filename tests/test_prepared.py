@@ -271,7 +271,9 @@ def test_corrections_from_observed_times_decide_again(
     index.calibrate(data[1], k=(10,), seconds=2.0)
     planning, decided = index._planning, []
     decide = planning.decide
-    monkeypatch.setattr(planning, "decide", lambda *asked: decided.append(decide(*asked)) or decided[-1])
+    monkeypatch.setattr(
+        planning, "decide", lambda *asked, **more: decided.append(decide(*asked, **more)) or decided[-1]
+    )
 
     def expected() -> float:
         index.search(data[1][0], prefix_dim=PREFIX_DIM)

@@ -61,7 +61,8 @@ def ask(
     scope = snapshot.scope if matching is None else matching.scope
 
     def decide(budget: Budget, fixed: Mapping[str, Any]) -> Decision:
-        return planning.decide(snapshot, k, len(queries), budget, fixed, started_ns, matches)
+        linked = matching is not None and matching.linked
+        return planning.decide(snapshot, k, len(queries), budget, fixed, started_ns, matches, linked=linked)
 
     def found(decision: Decision) -> Hits:
         started = started_ns / 1e9

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
 from tiered_index.exact import exact_among
 from tiered_index.planner.among import EFS, Among, Curve, measure_among
+from tiered_index.storage.linking import where_it_pays
 from tiered_index.storage.live import ROW_BITS, ROW_MASK
 from tiered_index.storage.matching import Matching
 from tiered_index.storage.snapshot import Snapshot
@@ -23,7 +25,7 @@ TOPIC_SHARE: Final = 0.15
 OTHERS: Final = 1
 """Filters of all but a topic."""
 
-LEAST_ROWS: Final = 20_000
+LEAST_INDEXED: Final = 20_000
 """Fewer rows are scanned, whatever the filter, rather than walked."""
 
 _LEAST_SHARE = 0.02
@@ -62,12 +64,16 @@ def calibrate_filters(
     everywhere : tuple of (int, float)
         Recall by ef without a filter.
     """
-    if snapshot.scope.road is None or snapshot.rows < LEAST_ROWS:
+    if snapshot.scope.road is None or snapshot.rows < LEAST_INDEXED:
         return None
     count = min(QUERIES, len(truth))
     masks = _masks(snapshot, None if own is None else own[:count])
     subject = _Subject(snapshot, queries[:count], own, truth[:count, :k], masks, everywhere)
-    return measure_among(subject)
+    found = measure_among(subject)
+    if found is None:
+        return None
+    subject.link()
+    return msgspec.structs.replace(found, linked=measure_among(subject) if subject.shares else None)
 
 
 def _masks(snapshot: Snapshot, own: NDArray[np.int64] | None) -> list[NDArray[np.bool_]]:
@@ -129,6 +135,16 @@ class _Subject:
         self.shares: Sequence[float] = [matching.count / snapshot.rows for matching in found]
         self.near = np.array([[road.share_near(prefix) for prefix in self._prefixes] for road in self._roads])
         self._truth = exact_among(snapshot, queries, k, number, masks)
+
+    def link(self) -> None:
+        """Link the rows of filters among themselves, and leave only those where that can be."""
+        for matching in self._matching:
+            matching.link(where_it_pays, lambda: True)
+        kept = [i for i, matching in enumerate(self._matching) if matching.linked]
+        self._matching = [self._matching[i] for i in kept]
+        self._roads = [self._roads[i] for i in kept]
+        self.shares = [self.shares[i] for i in kept]
+        self.near, self._truth = self.near[kept], [self._truth[i] for i in kept]
 
     def takes(self, chosen: int, ef: int) -> bool:
         return bool(self._roads[chosen].takes(self.k, max(ef, self.k), scan=False))

@@ -94,6 +94,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         How many rows match the filter, if one was given.
     selectivity : float or None
         The same as a share of all rows.
+    linked : bool
+        Whether they are linked among themselves; see :meth:`Index.warm`.
     sketch : int
         Bits of the sketches that order what was found, of which candidates are the best; 0 for the order of
         prefixes.
@@ -109,6 +111,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     actual: Actual | None
     matches: int | None = None
     selectivity: float | None = None
+    linked: bool = False
     sketch: int = 0
 
     def __str__(self) -> str:
@@ -129,10 +132,10 @@ def explain(
     """Explain what `search` does; the parameters are those of :meth:`Index.explain`."""
     if exact and query is None:
         raise ParameterError("exact=True compares answers: give a query")
-    matches = None if where is None else snapshot.matching(where).count
-    decision = planning.decide(
-        snapshot, k, 1, budget, {}, 0, None if matches in (None, snapshot.rows) else max(matches, 1)
-    )
+    matching = None if where is None else snapshot.matching(where)
+    matches, linked = (None, False) if matching is None else (matching.count, matching.linked)
+    some = None if matches in (None, snapshot.rows) else max(matches, 1)
+    decision = planning.decide(snapshot, k, 1, budget, {}, 0, some, linked=linked)
     chosen, others = decision.prediction, []
     chooser = planning.chooser_for(snapshot)
     if chooser is not None and chosen is not None:
@@ -153,6 +156,7 @@ def explain(
         basis=planning.basis(snapshot),
         actual=actual,
         matches=matches,
+        linked=linked,
         sketch=snapshot.config.tail_sketch,
         selectivity=None if matches is None else matches / max(snapshot.rows, 1),
     )
@@ -238,7 +242,10 @@ def text(explanation: Explanation) -> str:
     ]
     lines = [f"asked: k={explanation.k}, {' and '.join(asked) or 'no budget'}"]
     if explanation.matches is not None:
-        lines.append(f"where: {explanation.matches:,} rows match, {explanation.selectivity:.2%} of all")
+        linked = ", linked among themselves" if explanation.linked else ""
+        lines.append(
+            f"where: {explanation.matches:,} rows match, {explanation.selectivity:.2%} of all{linked}"
+        )
     lines.append(f"plan:  {plan_words(explanation.plan)}")
     if explanation.sketch and explanation.plan.strategy != "exact":
         lines.append(f"order: candidates are the best by prefix and {explanation.sketch}-bit tail sketch")

@@ -282,6 +282,7 @@ class Index(Reader):
     def close(self) -> None:
         """Close the files and let the next writer in; closing again does nothing."""
         self._stop_watching()
+        self._linking.close()
         self._writer.close()
 
     def __enter__(self) -> Self:

@@ -128,6 +128,8 @@ class Planning:
         fixed: Mapping[str, Any],
         started_ns: int,
         matches: int | None = None,
+        *,
+        linked: bool = False,
     ) -> Decision:
         """Choose how to search.
 
@@ -147,6 +149,8 @@ class Planning:
             When the call came in, on the clock of ``perf_counter_ns``.
         matches : int, optional
             How many rows match the filter, at least one; without it, there is none.
+        linked : bool
+            Whether those are linked among themselves.
         """
         in_range("k", k, 1, MAX_K)
         chooser = self.chooser_for(snapshot)
@@ -185,6 +189,8 @@ class Planning:
             prediction = None
             one_ms = None if budget.latency_ms is None else budget.latency_ms / max(queries, 1)
             among = None if chooser is None else chooser.calibration.among
+            if among is not None and linked:
+                among = among.linked or among  # without links walks find no more
             floor, walk_ms = budget.min_recall, 0.0
             relies = among is not None and floor is not None and one_ms is None and not fixed
             if chooser is not None and floor is not None and relies:
@@ -192,7 +198,7 @@ class Planning:
                 plan = plan if walk is None else walk.plan
                 walk_ms = math.inf if walk is None else walk.coarse.p50  # none reaches it: a scan does
             if "ef" in fixed or "candidates" in fixed:
-                plan = filtering.fixed(plan, matches)
+                plan = filtering.fixed(plan, matches, linked=linked)
             else:
                 plan = filtering.filtered(
                     plan,
@@ -203,6 +209,7 @@ class Planning:
                     one_ms,
                     among if relies or one_ms else None,
                     walk_ms,
+                    linked=linked,
                 )
             if plan.strategy == "scan" and chooser is not None:
                 concern = None  # it was that of a walk among all rows

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.by_road import enough_of
-from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR
+from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, NONE_NEAR
 from tiered_index.config import Budget
 from tiered_index.decision import Decision
 from tiered_index.outcome import Outcome, learn
@@ -24,6 +24,8 @@ from tiered_index.planner.filtered import by_share, shares
 from tiered_index.planner.plan import Plan
 from tiered_index.planning import Planning
 from tiered_index.results import Hits, SearchResult, SearchStats
+from tiered_index.storage.linking import Linking
+from tiered_index.storage.matching import Matching
 from tiered_index.storage.scope import Scope
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import prepare_queries
@@ -87,9 +89,9 @@ class Prepared:
         least, far = shares(plan, *rows)
         self._answer = self._prepared(snapshot, plan, (least, far))
         if least and self._answer is not None:  # the plans where fewer of the rows near a query may be found
-            may_scan = not decision.limits.call_ns
-            for code, share in ((FEWER_NEAR, (least + far) / 2), (FAR_FEWER_NEAR, 0.0)):
-                wider = by_share(plan, k, share, *rows, decision.relied, may_scan=may_scan)
+            may_scan, linked = not decision.limits.call_ns, scope.road is not None and scope.road.linked
+            for code, share in ((FEWER_NEAR, (least + far) / 2), (FAR_FEWER_NEAR, far / 2), (NONE_NEAR, 0.0)):
+                wider = by_share(plan, k, share, *rows, decision.relied, may_scan=may_scan, linked=linked)
                 self._wider[code] = wider, self._prepared(snapshot, wider, (0.0, 0.0))
 
     def _prepared(
@@ -197,10 +199,13 @@ class PreparedSearches:
     ----------
     planning : Planning
         What decides, and learns.
+    linking : Linking
+        What links the rows of filters that are asked often.
     """
 
-    def __init__(self, planning: Planning) -> None:
+    def __init__(self, planning: Planning, linking: Linking) -> None:
         self._planning = planning
+        self._linking = linking
 
     def search(
         self, snapshot: Snapshot, query: Any, called: Called, started_ns: int, where: Any = None
@@ -232,7 +237,8 @@ class PreparedSearches:
             else:
                 known = matching.prepared
         chooser = self._planning.chooser
-        basis = self._planning.epoch, None if chooser is None else chooser.feedback.state()
+        linked = matching is not None and matching.linked
+        basis = self._planning.epoch, None if chooser is None else chooser.feedback.state(), linked
         try:
             found = known.get(called)
         except TypeError:  # what has no hash is no number and no budget
@@ -241,16 +247,22 @@ class PreparedSearches:
             scope = snapshot.scope if matching is None else matching.scope
             if scope.road is None:
                 return None
-            found = basis, self._prepare(snapshot, called, scope, None if matching is None else scope.rows)
+            found = basis, self._prepare(snapshot, called, scope, matching)
             if len(known) >= _KEPT:
                 known.clear()
             known[called] = found
         searches: Prepared = found[1]
-        return searches.search(snapshot, query, started_ns)
+        answer = searches.search(snapshot, query, started_ns)
+        if answer is not None and matching is not None and self._linking.counts(matching):
+            self._linking.asked(snapshot, matching, answer.stats.coarse_ms)
+        return answer
 
-    def _prepare(self, snapshot: Snapshot, called: Called, scope: Scope, matches: int | None) -> Prepared:
+    def _prepare(
+        self, snapshot: Snapshot, called: Called, scope: Scope, matching: Matching | None
+    ) -> Prepared:
         k, latency_ms, min_recall, budget, profile, prefix_dim, ef, candidates = called
         asked = self._planning.asked(budget, profile, latency_ms, min_recall)
         fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates}
-        decision = self._planning.decide(snapshot, k, 1, asked, fixed, 0, matches)
+        matches, linked = (None, False) if matching is None else (scope.rows, matching.linked)
+        decision = self._planning.decide(snapshot, k, 1, asked, fixed, 0, matches, linked=linked)
         return Prepared(snapshot, self._planning, k, decision, scope)

@@ -21,12 +21,15 @@ from tiered_index.planning import Planning
 from tiered_index.prepared import PreparedSearches
 from tiered_index.results import SearchResult
 from tiered_index.stats import IndexStats, index_stats
+from tiered_index.storage.linking import Linking
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.verify import VerifyReport, verify
 from tiered_index.storage.writer import Current
 from tiered_index.validate.ids import Keys, id_array, id_keys
 from tiered_index.watch.face import Watchable
 from tiered_index.watch.onlooker import check_tag
+
+_MB = 10**6
 
 
 class Generation(NamedTuple):
@@ -47,7 +50,8 @@ class Reader(Watchable):
     def __init__(self, current: Current) -> None:
         self._current = current
         self._planning = Planning()
-        self._prepared = PreparedSearches(self._planning)
+        self._linking = Linking()
+        self._prepared = PreparedSearches(self._planning, self._linking)
 
     def search(
         self,
@@ -144,6 +148,8 @@ class Reader(Watchable):
             result = answer(k)
         else:
             result = grouped(snapshot, answer, k, group_by, group_size, once=asked.latency_ms is not None)
+        if where is not None and self._linking.counts(matching := snapshot.matching(where)):
+            self._linking.asked(snapshot, matching, result.stats.coarse_ms)
         if (watch := self._watch) is not None:
             called = (k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef, candidates)
             watch.saw(snapshot, result, query, called, tag, where, group_by)
@@ -180,6 +186,32 @@ class Reader(Watchable):
         asked = self._planning.asked(budget, profile, latency_budget_ms, min_recall)
         snapshot = self._current.get()
         return explain(self.search, self._planning, snapshot, query, k, asked, where, exact=exact)
+
+    def warm(self, where: Any) -> bool:
+        """Link the rows that match a filter among themselves now, so that searches among them walk faster.
+
+        Filters that are asked again and again become so by themselves, in the background, once searches
+        among their rows have taken as long as linking them does: about a microsecond a row. Links are kept in
+        memory, up to :attr:`filter_links_mb`, and until rows are added, deleted or changed.
+
+        Parameters
+        ----------
+        where : mapping or pyarrow.compute.Expression
+            See :mod:`tiered_index.filters`.
+
+        Returns
+        -------
+        bool
+            Whether they are linked. They are not where a walk would not be shorter (few rows match, or nearly
+            all), where links would take too much memory, or without Numba.
+
+        Raises
+        ------
+        FilterError
+            It names unknown columns or operators, or values that do not fit.
+        """
+        snapshot = self._current.get()
+        return self._linking.link(snapshot, snapshot.matching(where))
 
     def get(
         self, ids: Any = None, *, where: Any = None, limit: int | None = None, include_vectors: bool = False
@@ -264,7 +296,7 @@ class Reader(Watchable):
 
     def stats(self) -> IndexStats:
         """Return counts, and the bytes of each tier in memory and on disk."""
-        return index_stats(self._current.get())
+        return index_stats(self._current.get(), self._linking.bytes)
 
     @property
     def config(self) -> IndexConfig:
@@ -291,6 +323,21 @@ class Reader(Watchable):
     def closed(self) -> bool:
         """Whether the index was closed."""
         return self._current.closed
+
+    @property
+    def filter_links_mb(self) -> int | None:
+        """What links among the rows of filters may take in memory, in MB of 10**6 bytes; see :meth:`warm`.
+
+        None for a quarter of the coarse tier, but at least 33; with 0 there are none.
+        """
+        limit = self._linking.max_bytes
+        return None if limit is None else limit // _MB
+
+    @filter_links_mb.setter
+    def filter_links_mb(self, megabytes: int | None) -> None:
+        if megabytes is not None:
+            megabytes = in_range("filter_links_mb", megabytes, 0) * _MB
+        self._linking.max_bytes = megabytes
 
     @property
     def budget(self) -> Budget:

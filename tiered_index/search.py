@@ -64,7 +64,16 @@ def search(
     if len(queries) == 1 and scope.road is not None and wants_share(plan, snapshot.rows, scope.rows):
         prefix = snapshot.prefixes(queries, plan.prefix_dim)[0]
         share = scope.road.share_near(prefix)
-        plan = by_share(plan, k, share, snapshot.rows, scope.rows, among, may_scan=not limits.call_ns)
+        plan = by_share(
+            plan,
+            k,
+            share,
+            snapshot.rows,
+            scope.rows,
+            among,
+            may_scan=not limits.call_ns,
+            linked=scope.road.linked,
+        )
     hits = _once(snapshot, scope, queries, k, plan, started, limits)
     while hits.missed > plan.misses > 0.0 and not hits.late and plan.candidates < scope.rows:
         if hits.plan.strategy != "scan":

@@ -4,8 +4,9 @@
    the other, each in a process of its own.
 2. Each peer is given the setting whose unfiltered recall is that of this index with its defaults.
 3. Every filter is asked once: recall, and whether the rows are the right ones; and first uses are timed.
-4. Rounds, in an order of their own: for each filter this index without it, with it and exactly, then the
-   peers with it, so that a busy moment of the machine falls on all of them.
+   Then its rows are linked among themselves, as happens where a filter is asked again and again.
+4. Rounds, in an order of their own: for each filter this index without it, with it, with it where rows are
+   not linked, and exactly, then the peers with it, so that a busy moment of the machine falls on all of them.
 """
 
 from __future__ import annotations
@@ -265,6 +266,12 @@ class Runner:
         case, entry = self._made.cases[number], self.figures["cases"][number]
         worth = (case, self._made.truth[number], self._counts[number], self._made.columns)
         entry["first_use"] = own.first_uses(case)
+        _, results = own.unlinked(case)
+        entry["unlinked"] = {
+            **answered([result.ids.tolist() for result in results], *worth),
+            **described(results),
+        }
+        entry["links"] = own.link(case)
         _, results = own.filtered(case)
         entry[OURS] = {
             **answered([result.ids.tolist() for result in results], *worth),
@@ -298,8 +305,10 @@ class Runner:
     def _round(self, number: int, own: Own) -> None:
         case, entry = self._made.cases[number], self.figures["cases"][number]
         rounds = self._times[case.name]
-        plain, filtered, exact = (took for took, _ in (own.plain(), own.filtered(case), own.exact(case)))
-        times: dict[str, Any] = {"plain": plain, OURS: filtered, "exact": exact}
+        own.link(case)  # those of other filters may have taken the place of its links
+        asked = {"plain": own.plain(), OURS: own.filtered(case)}
+        asked |= {"unlinked": own.unlinked(case), "exact": own.exact(case)}
+        times: dict[str, Any] = {name: took for name, (took, _) in asked.items()}
         for name, found in entry["peers"].items():
             if "error" not in found:
                 try:
@@ -310,7 +319,8 @@ class Runner:
         rounds.append({name: percentiles(took) for name, took in times.items()})
         entry["plain_ms"] = self._over(rounds, "plain")
         entry[OURS].update(self._beside(rounds, OURS))
-        entry["exact"].update(self._beside(rounds, "exact"))
+        for name in ("unlinked", "exact"):
+            entry[name].update(self._beside(rounds, name))
         entry["exact_ratio"] = spread([one[OURS]["p50_ms"] / one["exact"]["p50_ms"] for one in rounds])
         for name, found in entry["peers"].items():
             if "error" not in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from tiered_index.planner.filtered import (
     DENSE_SCAN_ROWS_PER_EF,
     EXACT_ROWS,
     FAR,
+    LINKED_SCAN_ROWS_PER_EF,
+    LINKED_WALK_COST,
     MAX_SCAN_ROWS_PER_EF,
     MISSES,
     NEAR,
@@ -44,11 +47,11 @@ def plan_for(
     return filtered(make_plan(k, 256, **more), k, ROWS, matches, floor, latency)
 
 
-@given(PLANS, st.integers(1, 600), MATCHES, FLOORS, LATENCIES)
+@given(PLANS, st.integers(1, 600), MATCHES, FLOORS, LATENCIES, st.booleans())
 def test_any_plan_is_one_that_can_be_done(
-    plan: Plan, k: int, matches: int, floor: float | None, latency: float | None
+    plan: Plan, k: int, matches: int, floor: float | None, latency: float | None, linked: bool
 ) -> None:
-    found = filtered(plan, k, ROWS, matches, floor, latency)
+    found = filtered(plan, k, ROWS, matches, floor, latency, linked=linked)
     assert found.strategy in ("graph", "scan")
     assert found.prefix_dim == plan.prefix_dim
     assert 1 <= found.candidates <= found.ef <= matches
@@ -87,12 +90,46 @@ def test_many_matches_are_walked() -> None:
         assert [plan_for(n, floor=floor).strategy for n in (most, most + 1)] == ["scan", "graph"]
         assert plan_for(most + 1, floor=floor).ef == wider
         found = [plan_for(n, floor=floor).ef for n in (ROWS // 2 - 1, ROWS // 2, ROWS - 1)]
-        assert found == [wider, int(dense * ef), int(dense * ef)]
+        assert found == [wider, int(dense * ef), ef]  # nearly all rows are as good as all
     few = filtered(make_plan(10, 256), 10, 250_000, 100_000, None, None)
     assert few.ef == int(1.5 * ef)
     most = DENSE_SCAN_ROWS_PER_EF * ef  # of rows of which more than half match
     dense = [filtered(make_plan(10, 256), 10, most + 10, n, None, None) for n in (most, most + 1)]
     assert [plan.strategy for plan in dense] == ["scan", "graph"]
+
+
+def test_linked_rows_are_walked_as_all_rows_are() -> None:
+    """With a beam as wide as without a filter, where that takes less than a scan."""
+    plan = make_plan(10, 256)
+    for floor, wider in ((0.95, 1.0), (None, 4**0.2)):
+        ef = int(wider * plan.ef)
+        most = LINKED_SCAN_ROWS_PER_EF * ef
+        found = [filtered(plan, 10, ROWS, n, floor, None, linked=True) for n in (most, most + 1, ROWS // 2)]
+        assert [one.strategy for one in found] == ["scan", "graph", "graph"]
+        assert [one.ef for one in found[1:]] == [ef, ef]
+    in_time = [filtered(plan, 10, ROWS, 400_000, None, 1.0, linked=linked).ef for linked in (False, True)]
+    assert in_time == [int(plan.ef / WALK_COST), int(plan.ef / LINKED_WALK_COST)]
+    chosen = msgspec.structs.replace(plan, ef=500, candidates=300)
+    for linked, most in ((False, SCAN_ROWS_PER_EF), (True, LINKED_SCAN_ROWS_PER_EF)):
+        strategies = [fixed(chosen, n, linked=linked).strategy for n in (500 * most, 500 * most + 1)]
+        assert strategies == ["scan", "graph"]
+
+
+def test_linked_rows_are_scanned_where_a_query_has_nothing_to_do_with_them() -> None:
+    matches = 90_000
+    plan = filtered(make_plan(10, 256), 10, ROWS, matches, None, None, linked=True)
+
+    def asked(ratio: float, matches: int = matches) -> Plan:
+        return by_share(plan, 10, ratio * matches / ROWS, ROWS, matches, may_scan=True, linked=True)
+
+    assert asked(NEAR) == plan
+    apart, far, none = (asked(ratio) for ratio in (FAR, 0.9 * FAR, 0.0))
+    assert (apart.strategy, apart.ef) == ("graph", int(plan.ef * 4 / 3))
+    assert (far.strategy, far.ef) == ("graph", 4 * plan.ef)
+    assert none.strategy == "scan"
+    few = 4 * LINKED_SCAN_ROWS_PER_EF * plan.ef
+    assert [asked(0.9 * FAR, n).strategy for n in (few, few + 1)] == ["scan", "graph"]
+    assert asked(0.0, 2_500 * plan.ef + 1).strategy == "graph"
 
 
 def test_a_scan_has_many_candidates() -> None:

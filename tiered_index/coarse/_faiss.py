@@ -345,6 +345,11 @@ def memory_bytes(index: Any) -> tuple[int, int]:
     return codes, 4 * hnsw.neighbors.size() + 8 * hnsw.offsets.size() + 4 * hnsw.levels.size()
 
 
+def degree_of(index: Any) -> int:
+    """Return how many links a row has on level 0."""
+    return int(index.hnsw.nb_neighbors(0))
+
+
 def graph_addresses(index: Any) -> tuple[int, int, int, int, tuple[int, int], int, int, int]:
     """Return what a graph is made of, for a walk outside FAISS; valid as long as the index.
 
@@ -361,7 +366,7 @@ def graph_addresses(index: Any) -> tuple[int, int, int, int, tuple[int, int], in
         int(storage.code_size),
         int(hnsw.offsets.data()),
         int(hnsw.neighbors.data()),
-        (hnsw.nb_neighbors(0), hnsw.nb_neighbors(1)),
+        (degree_of(index), hnsw.nb_neighbors(1)),
         int(hnsw.entry_point),
         int(hnsw.max_level),
         0 if storage.sq.qtype == _BF16 else int(storage.sq.trained.data()),

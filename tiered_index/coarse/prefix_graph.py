@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.coarse import _faiss
+from tiered_index.coarse.links import Links, all_rows, links_bytes
 from tiered_index.coarse.selection import Selection
 from tiered_index.compiled import get_engine
 from tiered_index.config import CodeKind
@@ -264,12 +265,35 @@ class CoarseTier:
     ) -> Candidates | None:
         """Walk, or scan selected rows; None if fewer than `count` were found, and not for want of time."""
         settings = {} if among is None else among.settings(scan=scan)
+        links = self.links_of(among)
         rows, scores, distances, late, ms = self._engine.walk(
-            self.fields, prefix, count if scan else ef, deadline_ns=deadline_ns, **settings
+            links.graph, prefix, count if scan else ef, deadline_ns=deadline_ns, **settings
         )
         if len(rows) < count and not late:
             return None
         return Candidates(rows[None, :count], scores[None, :count], scan, distances, late, ms)
+
+    def links_of(self, among: Selection | None) -> Links:
+        """Return what a compiled walk among some rows goes by, which must live as long as the walk."""
+        links = None if among is None else among.links
+        return all_rows(self.fields) if links is None else links
+
+    def link(self, among: Selection, going_on: Callable[[], bool]) -> None:
+        """Link some rows among themselves, so that walks among them take no longer than among all.
+
+        Parameters
+        ----------
+        among : Selection
+            Which; they stay linked as long as it lives, or until its ``links`` are taken away.
+        going_on : callable
+            Asked every few milliseconds; when it returns False, nothing comes of it.
+        """
+        self.check()
+        among.link(self._engine, self.fields, going_on)
+
+    def links_bytes(self, rows: int) -> int:
+        """Return what links among so many rows take in memory."""
+        return links_bytes(self.rows, rows, _faiss.degree_of(self._index))
 
     def close(self) -> None:
         """Let go of the file; the mapping stays until the tier goes."""

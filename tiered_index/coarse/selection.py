@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.coarse import _faiss
+from tiered_index.coarse.links import Links, link
 
 _SEEDS = 16
 """Rows that a walk begins with besides the entry point. Where the rows that may be found have little to do
@@ -33,6 +35,8 @@ class Selection:
         self._made: dict[str, tuple[NDArray[np.uint8], Any]] = {}
         self._walked: dict[str, Any] | None = None
         self._by_ef: dict[int | None, Any] = {}
+        self.links: Links | None = None
+        """Of these rows among themselves, once they were linked."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,6 +58,10 @@ class Selection:
             seeds = self.rows[:: max(len(self.rows) // _SEEDS, 1)][:_SEEDS].astype(np.int64)
             self._walked = {"live": self._bits()[0].ctypes.data, "seeds": seeds}
         return self._walked
+
+    def link(self, engine: Any, graph: NDArray[np.int64], going_on: Callable[[], bool]) -> None:
+        """Link the rows among themselves, unless `going_on` returns False meanwhile."""
+        self.links = link(engine, graph, self._bits()[0].ctypes.data, self._total, self.rows, going_on)
 
     def parameters(self, ef: int | None) -> Any:
         """Return FAISS's parameters for a walk, or for a scan where `ef` is None."""

@@ -23,8 +23,8 @@ DISABLE = "TIERED_INDEX_NO_COMPILED"
 OTHERWISE = -2
 """Instead of an answer: the query, the files or what was found want another way."""
 
-FEWER_NEAR, FAR_FEWER_NEAR = -3, -4
-"""Instead of an answer: fewer of the rows near the query may be found than the plan is for."""
+FEWER_NEAR, FAR_FEWER_NEAR, NONE_NEAR = -3, -4, -5
+"""Instead of an answer: fewer of the rows near the query may be found than the plan is for, or none."""
 
 _HERE = Path(__file__).parent
 _STAMP = "sources"

@@ -71,9 +71,9 @@ def meet(row, table, mask):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def places(width, live, table):  # type: ignore[no-untyped-def]
-    """Return how many places of the table a walk with a beam of `width` uses."""
-    size, enough = MIN_TABLE, width * MET_PER_EF * (MET_AMONG if live else 1)
+def places(width, passes, table):  # type: ignore[no-untyped-def]
+    """Return how many places of the table a walk with a beam of `width` uses; more if it passes others."""
+    size, enough = MIN_TABLE, width * MET_PER_EF * (MET_AMONG if passes else 1)
     while size < enough and 2 * size <= len(table):
         size *= 2
     return size
@@ -113,10 +113,10 @@ def unite(keys, room, key, fallen):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def widen(beam, spill, room, live, table, state):  # type: ignore[no-untyped-def]
+def widen(beam, spill, room, passes, table, state):  # type: ignore[no-untyped-def]
     """Fill the beam up to `room` with the best rows that found no room before."""
     address = beam.ctypes.data
-    size, mask = state[SIZE], places(room, live, table) - 1
+    size, mask = state[SIZE], places(room, passes, table) - 1
     if mask != state[MASK]:
         state[MASK] = mask
         table[: mask + 1] = -1

@@ -16,6 +16,7 @@ from tiered_index.compiled import walk as coarse
 from tiered_index.compiled.answered import Answered, AnsweredMany, Floats, Rows
 from tiered_index.compiled.beam import COARSE_NS, DISTANCES, FULL, LATE, ROW_SHIFT, SIZE, STATE_FIELDS
 from tiered_index.compiled.beam import MAX_ROWS as MAX_ROWS
+from tiered_index.compiled.links import link as link
 from tiered_index.compiled.prepared import Prepared
 from tiered_index.compiled.room import room as _room
 from tiered_index.compiled.sketch import SKETCH_FIELDS
@@ -45,7 +46,19 @@ def graph_fields(
     ranges: int,
 ) -> Rows:
     """Describe a graph to :func:`walk` and :func:`answer`; the addresses must stay valid."""
-    return np.array([codes, code_bytes, offsets, links, *degrees, entry, level, ranges], np.int64)
+    return np.array([codes, code_bytes, offsets, links, *degrees, entry, level, ranges, 0, 0], np.int64)
+
+
+def linked(graph: Rows, places: int, links: int) -> Rows:
+    """Return a graph some of whose rows are linked among themselves too, by address; see :func:`link`."""
+    found = graph.copy()
+    found[coarse.PLACES], found[coarse.AMONG] = places, links
+    return found
+
+
+def degree(graph: Rows) -> int:
+    """Return how many links a row has on level 0."""
+    return int(graph[coarse.BASE_DEGREE])
 
 
 def full_fields(
@@ -350,6 +363,7 @@ def load() -> Any:
     walk(graph, query, 1)
     near(graph, query, 1, 1)
     walk(graph, query, 1, rows=links[:1] + 1)
+    link(graph, links.ctypes.data, links[:0], 0, 0, links, links[None])
     record, signs = np.zeros(16, np.uint8), np.ones(8 * ROUNDS, np.float32)
     addresses = record.ctypes.data, signs.ctypes.data
     ordered(graph, sketch_fields(addresses[0], 16, 1, 1, 8, 8, addresses[1], 1, -1, 0), query, query, 1)

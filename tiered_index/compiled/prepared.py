@@ -13,7 +13,7 @@ import numpy as np
 from numba import carray, njit
 from numpy.typing import NDArray
 
-from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, OTHERWISE
+from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, NONE_NEAR, OTHERWISE
 from tiered_index.compiled.answer import answer
 from tiered_index.compiled.beam import (
     FULL,
@@ -52,35 +52,34 @@ from tiered_index.compiled.room import (
     room,
 )
 from tiered_index.compiled.sketch import BITS, DESCRIPTOR, FILE_SIZE
-from tiered_index.compiled.walk import approach, is_live
+from tiered_index.compiled.walk import GRAPH_FIELDS, approach, is_live
 from tiered_index.limits import Limits
 from tiered_index.planner.plan import Plan
 
 # What is the same for each query, in an array of int64; graph and full tier come first
-GRAPH_FIELDS: Final = 9
 FULL_FIELDS: Final = 8
-K: Final = 17
-EF: Final = 18
-CANDIDATES: Final = 19
-PREFIX_DIM: Final = 20
-UNIT: Final = 21  # whether queries are scaled to unit length
-TIMED: Final = 22  # whether there are deadlines
-WALK_NS: Final = 23  # from the beginning of the call to the deadline of the walk
-CALL_NS: Final = 24  # and of the whole
-COLD: Final = 25
-LIVE: Final = 26  # address of a bit a row, or 0
-SEEDS: Final = 27  # address of rows to begin with, int64
-SEEDS_COUNT: Final = 28
-IDS: Final = 29  # address of each row's id, int64, or 0 where ids are texts
-FIRST: Final = 30  # address of row 0 in the snapshot
-ENOUGH: Final = 31  # rows to read, unless a deadline comes first
-DIRECTIONS: Final = 32  # address of those whose components make prefixes, float32, or 0
-ROWS: Final = 33  # address of rows to score and no others, int32
-ROWS_COUNT: Final = 34  # 0 to walk
-NEAR_EF: Final = 35  # beam, and rows, that tell how many of those near the query may be found
-NEAR_ROWS: Final = 36
-FILES: Final = 37  # of three files, descriptor and least size
-FIELDS: Final = 43
+K: Final = 19
+EF: Final = 20
+CANDIDATES: Final = 21
+PREFIX_DIM: Final = 22
+UNIT: Final = 23  # whether queries are scaled to unit length
+TIMED: Final = 24  # whether there are deadlines
+WALK_NS: Final = 25  # from the beginning of the call to the deadline of the walk
+CALL_NS: Final = 26  # and of the whole
+COLD: Final = 27
+LIVE: Final = 28  # address of a bit a row, or 0
+SEEDS: Final = 29  # address of rows to begin with, int64
+SEEDS_COUNT: Final = 30
+IDS: Final = 31  # address of each row's id, int64, or 0 where ids are texts
+FIRST: Final = 32  # address of row 0 in the snapshot
+ENOUGH: Final = 33  # rows to read, unless a deadline comes first
+DIRECTIONS: Final = 34  # address of those whose components make prefixes, float32, or 0
+ROWS: Final = 35  # address of rows to score and no others, int32
+ROWS_COUNT: Final = 36  # 0 to walk
+NEAR_EF: Final = 37  # beam, and rows, that tell how many of those near the query may be found
+NEAR_ROWS: Final = 38
+FILES: Final = 39  # of three files, descriptor and least size
+FIELDS: Final = 45
 
 # and of float64
 STOP: Final = 0
@@ -167,6 +166,8 @@ def answer_prepared(fields, reals, sketch, at, query, started, rows, ids, scores
     if reals[LEAST_NEAR] > 0.0:
         share = _share_near(fields, at, prefix_dim, state)
         if share < reals[LEAST_NEAR]:
+            if share == 0.0:
+                return NONE_NEAR
             return FAR_FEWER_NEAR if share < reals[LEAST_FAR] else FEWER_NEAR
     found, told[MARGIN], told[MISSED] = answer(
         fields[:GRAPH_FIELDS],
@@ -240,6 +241,8 @@ class Prepared:
         be for the plan, and below which it is far less; with a share of 0 it does not matter.
     live, rows, seeds
         Which rows may be found; see :func:`tiered_index.compiled.engine.walk`.
+    kept : object
+        What else must live as long as addresses in `graph` are used.
     """
 
     __slots__ = ("_ef", "_fields", "_ids", "_k", "_kept", "_reals", "_sketch")
@@ -264,6 +267,7 @@ class Prepared:
         live: int = 0,
         rows: NDArray[np.int32] | None = None,
         seeds: NDArray[np.int64] | None = None,
+        kept: object = None,
     ) -> None:
         fields = np.zeros(FIELDS, np.int64)
         fields[:GRAPH_FIELDS] = graph
@@ -290,7 +294,7 @@ class Prepared:
         self._reals = np.array([plan.early_stop, plan.misses, *safe, least, most, far])
         self._k, self._ef = k, plan.ef
         self._ids = numbers is not None
-        self._kept = (numbers, rows, seeds, directions)  # as long as their addresses are used
+        self._kept = (numbers, rows, seeds, directions, kept)  # as long as their addresses are used
 
     def answer(self, query: NDArray[np.float32], started_ns: int) -> Any:
         """Answer one query of the right type and shape.

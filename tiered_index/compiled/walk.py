@@ -65,6 +65,9 @@ DEGREE: Final = 5  # and on each above
 ENTRY: Final = 6
 TOP_LEVEL: Final = 7
 RANGES: Final = 8  # address of what codes of bytes stand for, float32, or 0
+PLACES: Final = 9  # address of each row's place among those that are linked among themselves, int32
+AMONG: Final = 10  # address of their links, as many a row as on level 0, int32, or 0
+GRAPH_FIELDS: Final = 11
 
 _LINE: Final = 64
 _KEYS: Final = 8  # of a beam, in a vector
@@ -123,7 +126,7 @@ def begin(graph, query, dims, room, live, seeds, beam, table, state):  # type: i
     beam[0] = (ordered(best) << 32) | (nearest << ROW_SHIFT)
     state[SIZE] = 1
     state[NEXT] = 0
-    state[MASK] = places(room, live, table) - 1
+    state[MASK] = places(room, passes(graph, live), table) - 1
     table[: state[MASK] + 1] = -1
     meet(nearest, table, state[MASK])
     for row in seeds[: room - 1]:
@@ -140,6 +143,12 @@ def begin(graph, query, dims, room, live, seeds, beam, table, state):  # type: i
 def is_live(live, row):  # type: ignore[no-untyped-def]
     """Return whether a row may be found; `live` is the address of a bit a row, or 0 if all may."""
     return live == 0 or (load_u8(live + (row >> 3)) >> (row & 7)) & 1
+
+
+@njit(nogil=True, cache=True, inline="always")
+def passes(graph, live):  # type: ignore[no-untyped-def]
+    """Return whether the way leads through rows that may not be found."""
+    return live != 0 and graph[AMONG] == 0
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -199,11 +208,11 @@ def _collect_live(graph, links, live, fresh, passed, table, mask):  # type: igno
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _ask_links(graph, row, lines):  # type: ignore[no-untyped-def]
-    """Ask for the links of a row on level 0."""
-    links = graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * row)
-    for line in range(lines):
-        prefetch(links + line * _LINE)
+def _links_of(graph, row, among):  # type: ignore[no-untyped-def]
+    """Return the address of a row's links on level 0; with `among` of those to rows that may be found."""
+    if among:
+        return graph[AMONG] + 4 * graph[BASE_DEGREE] * np.int64(load_i32(graph[PLACES] + 4 * row))
+    return graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * row)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -224,7 +233,7 @@ def advance(graph, query, dims, ef, room, live, beam, spill, table, state, deadl
     """Expand rows until the best `ef` of a beam of `room` are; keep what falls out if `spill` has room.
 
     Where not all rows may be found, the way leads through those that may not: their links are followed,
-    and their codes are not read.
+    and their codes are not read. Unless those that may are linked among themselves.
     """
     degree = graph[BASE_DEGREE]
     lists = np.empty((3, 2 * degree), np.int64)
@@ -261,6 +270,9 @@ def _steps(  # type: ignore[no-untyped-def]
     vectors = (room + _KEYS - 1) // _KEYS
     at, mask, spilled = state[NEXT], state[MASK], state[SPILLED]
     keep = len(spill) > 0
+    among = live != 0 and graph[AMONG] != 0
+    marks = graph[PLACES] if among else graph[OFFSETS]
+    mark_bytes = 4 if among else 8
     for place in range(state[SIZE], _KEYS * vectors):
         store_i64(keys + 8 * place, _LEAST)
     old = hops = 0
@@ -273,17 +285,18 @@ def _steps(  # type: ignore[no-untyped-def]
                 state[LATE] = 1
                 break
             row = row_of(key)
-            if is_live(live, row):
+            found = is_live(live, row)
+            if found:
                 store_i64(keys + 8 * at, key | EXPANDED)
                 at += 1
             else:  # the entry point, which led here
                 move(keys + 8 * at, keys + 8 * (at + 1), 8 * (room - 1 - at))
                 store_i64(last, _LEAST)
-            links = graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * row)
-            if live:
-                new = _collect_live(graph, links, live, collected, passed, table, mask)
-            else:
+            links = _links_of(graph, row, among and found)
+            if live == 0 or (among and found):
                 new = _collect(links, degree, collected, table, mask)
+            else:
+                new = _collect_live(graph, links, live, collected, passed, table, mask)
         elif old == 0:
             break
         if keep and spilled + old > len(spill):
@@ -292,7 +305,9 @@ def _steps(  # type: ignore[no-untyped-def]
         while at < ef and load_i64(keys + 8 * at) & EXPANDED:
             at += 1
         if at < ef:  # likely the next
-            _ask_links(graph, row_of(load_i64(keys + 8 * at)), link_lines)
+            links = _links_of(graph, row_of(load_i64(keys + 8 * at)), among)
+            for line in range(link_lines):
+                prefetch(links + line * _LINE)
         asking, scoring = collected.ctypes.data, scored.ctypes.data
         least, best, count = load_i64(last), _LEAST, 0
         for i in range(old):
@@ -310,7 +325,7 @@ def _steps(  # type: ignore[no-untyped-def]
         for i in range(old, new):
             ask(codes + load_i64(asking + 8 * i) * code_bytes, lines)
         for i in range(count):
-            prefetch(graph[OFFSETS] + 8 * row_of(load_i64(above + 8 * i)))
+            prefetch(marks + mark_bytes * row_of(load_i64(above + 8 * i)))
         for i in range(count):
             key, fallen = load_i64(above + 8 * i), load_i64(last)
             if key <= fallen:
@@ -345,7 +360,7 @@ def settle(graph, query, dims, ef, more, live, beam, spill, table, state, deadli
     """
     room = ef + ef // 2 if more else ef
     if 0 < state[WIDTH] < ef:
-        widen(beam, spill, room, live, table, state)
+        widen(beam, spill, room, passes(graph, live), table, state)
     state[WIDTH] = ef
     advance(graph, query, dims, ef, room, live, beam, spill, table, state, deadline)
 

@@ -56,6 +56,8 @@ class Among(msgspec.Struct, frozen=True):
         Times as long as a walk among all rows takes one of the same ef among some.
     scan_ms : float
         Time in which a scan scores a matching row.
+    linked : Among or None
+        The same where matching rows are linked among themselves, if that was measured.
     """
 
     k: int
@@ -63,6 +65,7 @@ class Among(msgspec.Struct, frozen=True):
     kinds: dict[Kind, Curve]
     slower: float
     scan_ms: float
+    linked: Among | None = None
 
     def wider(self, kind: Kind, recall: float) -> float | None:
         """Return times as wide as without a filter a beam must be for `recall`; None if it was not met."""

@@ -26,6 +26,11 @@ more: that takes no longer than the walk would."""
 WALK_COST = 2.0
 """A walk among matching rows takes at most so many times as long as one among all."""
 
+LINKED_SCAN_ROWS_PER_EF = 45
+LINKED_WALK_COST = 1.3
+"""The same where rows are linked among themselves: a walk of ef=192 took 87 us among a tenth of the rows and
+100 among half of them, where one among all took 75; a scan took 10.5 ns a row."""
+
 MAX_SCAN_ROWS_PER_EF = 2_500
 """Where few of the rows near the query match, a walk misses much, and so many are scanned."""
 
@@ -44,13 +49,16 @@ _CANDIDATES_PER_K = 8
 _WIDER = 1.5
 """A walk among less than half of the rows takes a wider beam for the same recall: with it 0.94 to 0.98 of the
 best ten were found where the query is near, and with `_WIDER_FAR` times that 0.93 to 0.97 where it is apart;
-where it is far 0.81 to 0.94, under nine filters."""
+where it is far 0.81 to 0.94, under nine filters. By links a walk finds as much as among all rows: at ef=128
+0.965 to 0.98 where the query is near, 0.94 to 0.97 with `_WIDER_FAR` times that where it is apart, and with
+`_WIDEST` times 0.935 to 0.99 where it is far, under eight."""
 
 _ROWS_KNOWN = 250_000
 _GROWTH, _DENSE_GROWTH = 0.38, 0.2
 """Where nothing is asked the same effort finds less of more rows, and of those that match among them: of a
 million recall@10 was 0.958 without a filter and 0.93 to 0.945 with one, of 250,000 0.974 and 0.953. So the
-beam is wider by this power of the rows beyond those. With a floor it is that of a plan that was measured."""
+beam is wider by this power of the rows beyond those, the latter where half of all match and by links, less
+so the nearer that is to all. With a floor the beam is that of a plan that was measured."""
 
 _WIDER_FAR = 4 / 3
 _WIDEST = 4.0
@@ -73,6 +81,8 @@ def filtered(
     latency_ms: float | None,
     known: Among | None = None,
     walk_ms: float = 0.0,
+    *,
+    linked: bool = False,
 ) -> Plan:
     """Return the plan for k results among matching rows.
 
@@ -93,21 +103,28 @@ def filtered(
         What was measured.
     walk_ms : float
         With it, the time of the plan's walk among all rows.
+    linked : bool
+        Whether matching rows are linked among themselves; `known` then is of such walks.
     """
     if matches <= max(EXACT_ROWS, k):
         return Plan(strategy="scan", prefix_dim=plan.prefix_dim, ef=matches, candidates=matches)
     misses = k * (MISSES if floor is None else max((1.0 - floor) / 2, 0.001))
     dense = matches >= DENSE * rows
-    wider = 1.0 if dense else _WIDER
+    wider = 1.0 if dense or linked else _WIDER
     if floor is None:
-        wider *= max(rows / _ROWS_KNOWN, 1.0) ** (_DENSE_GROWTH if dense else _GROWTH)
+        growth = _GROWTH
+        if dense or linked:
+            growth = _DENSE_GROWTH * min((1.0 - matches / rows) / (1.0 - DENSE), 1.0)
+        wider *= max(rows / _ROWS_KNOWN, 1.0) ** growth
     elif known is not None:
         wider = known.wider("dense" if dense else "sparse", walk_floor(floor)) or wider
         misses = k * max((1.0 - WALK_MISSES) * (1.0 - floor), 0.0002) / MISSES_SEEN
     ef = int(wider * plan.ef)
-    scans = matches <= (DENSE_SCAN_ROWS_PER_EF if dense else SCAN_ROWS_PER_EF) * ef
+    scans = matches <= _scan_rows_per_ef(linked=linked, dense=dense) * ef
     if latency_ms is not None:  # which a walk of plan.ef among all rows would fill
-        slower, scan_ms = (WALK_COST, _SCAN_MS_PER_ROW) if known is None else (known.slower, known.scan_ms)
+        slower, scan_ms = LINKED_WALK_COST if linked else WALK_COST, _SCAN_MS_PER_ROW
+        if known is not None:
+            slower, scan_ms = known.slower, known.scan_ms
         ef = max(int(plan.ef / slower), k)
         scans = matches * scan_ms <= _BUDGET_SHARE * latency_ms
     elif floor is not None and known is not None:
@@ -119,6 +136,12 @@ def filtered(
         )
     ef = min(ef, matches, MAX_EF)
     return Plan(strategy="graph", prefix_dim=plan.prefix_dim, ef=ef, candidates=ef, misses=misses)
+
+
+def _scan_rows_per_ef(*, linked: bool, dense: bool) -> int:
+    if linked:
+        return LINKED_SCAN_ROWS_PER_EF
+    return DENSE_SCAN_ROWS_PER_EF if dense else SCAN_ROWS_PER_EF
 
 
 def wants_share(plan: Plan, rows: int, matches: int) -> bool:
@@ -137,7 +160,15 @@ def shares(plan: Plan, rows: int, matches: int) -> tuple[float, float]:
 
 
 def by_share(
-    plan: Plan, k: int, share: float, rows: int, matches: int, known: Among | None = None, *, may_scan: bool
+    plan: Plan,
+    k: int,
+    share: float,
+    rows: int,
+    matches: int,
+    known: Among | None = None,
+    *,
+    may_scan: bool,
+    linked: bool = False,
 ) -> Plan:
     """Return what is best for one query, by the share of the rows near it that match.
 
@@ -155,16 +186,20 @@ def by_share(
         What was measured, where the plan rests on it.
     may_scan : bool
         Nothing needs to end before a deadline, which a scan would not do.
+    linked : bool
+        Whether matching rows are linked among themselves: a wider walk then is little work.
     """
     ratio = share * rows / matches
     if ratio >= NEAR:
         return plan
     wider = _wider(plan, k, "apart", known) or _WIDER_FAR
     if ratio < FAR:
-        if may_scan and matches <= MAX_SCAN_ROWS_PER_EF * plan.ef:
+        wider = _wider(plan, k, "far", known) or _WIDEST
+        # a walk by links finds them, unless the query has nothing to do with any
+        most = LINKED_SCAN_ROWS_PER_EF * wider if linked and share > 0.0 else MAX_SCAN_ROWS_PER_EF
+        if may_scan and matches <= most * plan.ef:
             candidates = max(plan.candidates, _SCANNED_CANDIDATES)
             return msgspec.structs.replace(plan, strategy="scan", ef=candidates, candidates=candidates)
-        wider = _wider(plan, k, "far", known) or _WIDEST
     ef = min(int(plan.ef * wider), matches, MAX_EF)
     return msgspec.structs.replace(plan, ef=ef, candidates=ef)
 
@@ -204,8 +239,8 @@ def expected(
     return known.recall(kind, _measured_ef(done.ef, k, known))
 
 
-def fixed(plan: Plan, matches: int) -> Plan:
+def fixed(plan: Plan, matches: int, *, linked: bool = False) -> Plan:
     """Return a plan that the caller chose, for matching rows: its numbers stay, the way is chosen."""
     candidates, ef = min(plan.candidates, matches), min(plan.ef, matches)
-    scans = matches <= SCAN_ROWS_PER_EF * ef
+    scans = matches <= _scan_rows_per_ef(linked=linked, dense=False) * ef
     return msgspec.structs.replace(plan, strategy="scan" if scans else "graph", ef=ef, candidates=candidates)

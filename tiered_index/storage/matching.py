@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from tiered_index.full.parquet_rows import ParquetRows
 from tiered_index.full.parquet_writer import ROW_GROUP_ROWS
 from tiered_index.storage.live import ROW_BITS, ROW_MASK, LiveSegment
 from tiered_index.storage.recent import bytes_of
-from tiered_index.storage.scope import Scope, selected
+from tiered_index.storage.scope import CoarsePart, Scope, selected
 from tiered_index.storage.segment import Segment
 from tiered_index.validate.ids import id_keys
 from tiered_index.validate.metadata import ID_COLUMN
@@ -46,6 +46,13 @@ class Matching:
         self._scope: Scope | None = None
         self.prepared: dict[Hashable, Any] = {}
         """Searches among these rows that are prepared; they go with the rows, whose addresses they know."""
+        self.used_ns = 0
+        self.spent_ns = 0
+        """When it was searched last, and the time that first stages took since; kept by who links rows."""
+        self.linked = False
+        """Whether rows are linked among themselves, in segments where that shortens walks."""
+        self.unlinked = 0
+        """How often their links had to go for those of others."""
 
     @property
     def bytes(self) -> int:
@@ -60,6 +67,42 @@ class Matching:
             arrays = [np.frombuffer(rows.to_array(), np.int32) for rows in self.rows]
             self._scope = selected(self._segments, arrays)
         return self._scope
+
+    @property
+    def links_bytes(self) -> int:
+        """What their links take in memory."""
+        if self._scope is None:
+            return 0
+        links = [part.among.links for part in self._scope.parts if part.among is not None]
+        return sum(found.bytes for found in links if found is not None)
+
+    def would_take(self, where: Callable[[int, int], bool]) -> int:
+        """Return what links take in memory where `where` is true of how many rows of a segment match."""
+        return sum(part.tier.links_bytes(part.rows) for part in self._walked(where))
+
+    def link(self, where: Callable[[int, int], bool], going_on: Callable[[], bool]) -> None:
+        """Link the rows of such segments, unless `going_on` returns False meanwhile."""
+        for part in self._walked(where):
+            if part.among is not None:
+                part.tier.link(part.among, going_on)
+        self.linked = self.links_bytes > 0
+
+    def unlink(self) -> None:
+        """Let go of links; the time that searches spend is counted from now on."""
+        self.linked = False
+        for part in self.scope.parts:
+            if part.among is not None:
+                part.among.links = None
+        self.prepared.clear()
+        self.spent_ns = 0
+        self.unlinked += 1
+
+    def _walked(self, where: Callable[[int, int], bool]) -> list[CoarsePart]:
+        return [
+            part
+            for part in self.scope.parts
+            if part.tier.fields is not None and where(part.rows, part.tier.rows)
+        ]
 
     def addresses(self, limit: int | None = None) -> NDArray[np.int64]:
         """Return the rows' addresses in the snapshot, ascending; the first `limit` of them, or all."""

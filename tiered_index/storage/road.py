@@ -39,7 +39,6 @@ class Road:
         self._segment = segment
         self._among = among
         self._first = first
-        self._graph = segment.coarse.fields
         norms = segment.lookup.inverse_norms
         self._full = compiled.full_fields(
             *segment.full.addresses(), 0 if norms is None else norms.ctypes.data, segment.full.descriptor
@@ -47,6 +46,11 @@ class Road:
         self._sketch = compiled.NO_SKETCH
         if segment.sketch is not None:
             self._sketch = compiled.sketch_fields(*segment.sketch.addresses)
+
+    @property
+    def linked(self) -> bool:
+        """Whether the rows that may be found are linked among themselves."""
+        return self._among is not None and self._among.links is not None
 
     def takes(self, k: int, ef: int, *, scan: bool) -> bool:
         """Return whether the engine answers so much; what is more is left to NumPy, or to a scan."""
@@ -71,9 +75,10 @@ class Road:
         It is valid as long as this object.
         """
         segment, settings = self._segment, self._rows(scan=plan.strategy == "scan")
+        links = segment.coarse.links_of(self._among)
         files = [segment.coarse.mapped, segment.full.mapped, segment.lookup.mapped]
         return self._engine.Prepared(
-            self._graph,
+            links.graph,
             self._full,
             self._sketch,
             [(file.descriptor, file.size) for file in files if file is not None],
@@ -87,6 +92,7 @@ class Road:
             safe=SAFE_SQUARES,
             directions=directions,
             near=(_NEAR_EF, _NEAR_ROWS, shares),
+            kept=links,
             **settings,
         )
 
@@ -102,8 +108,9 @@ class Road:
         **limits: Any,
     ) -> Any:
         """Answer one query; see :func:`tiered_index.compiled.engine.answer`. Rows become addresses."""
+        links = self._segment.coarse.links_of(self._among)
         found = self._engine.answer(
-            self._graph,
+            links.graph,
             self._full,
             prefix,
             query,
@@ -128,9 +135,9 @@ class Road:
         **limits: Any,
     ) -> Any:
         """Answer several; see :func:`tiered_index.compiled.engine.answer_many`. Rows become addresses."""
-        rows = self._rows(scan=scan)
+        rows, links = self._rows(scan=scan), self._segment.coarse.links_of(self._among)
         found = self._engine.answer_many(
-            self._graph,
+            links.graph,
             self._full,
             prefixes,
             queries,
@@ -147,8 +154,8 @@ class Road:
         self, prefix: NDArray[np.float32], query: NDArray[np.float32], ef: int
     ) -> tuple[NDArray[np.int64], float]:
         """Walk, and put what is found in order by its sketches; return addresses and milliseconds."""
-        found = self._rows(scan=False)
-        rows, ms = self._engine.ordered(self._graph, self._sketch, prefix, query, ef, **found)
+        found, links = self._rows(scan=False), self._segment.coarse.links_of(self._among)
+        rows, ms = self._engine.ordered(links.graph, self._sketch, prefix, query, ef, **found)
         return rows + self._first, ms
 
     def _rows(self, *, scan: bool) -> dict[str, Any]:
@@ -166,7 +173,9 @@ class Road:
         if self._among is None:
             return 1.0
         self._segment.coarse.check()
-        return self._among.share_of(self._engine.near(self._graph, prefix, _NEAR_EF, _NEAR_ROWS))
+        return self._among.share_of(
+            self._engine.near(self._segment.coarse.fields, prefix, _NEAR_EF, _NEAR_ROWS)
+        )
 
 
 def road_of(segment: Segment, among: Selection | None, first: int) -> Road | None:

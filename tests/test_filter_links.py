@@ -1,0 +1,495 @@
+"""Rows of a filter that are linked among themselves: which links, what they change, and when."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiered_index as ti
+from tiered_index.coarse import prefix_graph
+from tiered_index.coarse.selection import Selection
+from tiered_index.compiled import get_engine
+from tiered_index.planner import filtered as filtering
+from tiered_index.storage import linking, road
+from tiered_index.storage.linking import Linking, where_it_pays
+from tiered_index.storage.matching import Matching
+from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
+
+DIM, PREFIX_DIM, ROWS = 48, 24, 9_000
+VECTORS = matryoshka_vectors(ROWS, DIM, seed=31)
+QUERIES = matryoshka_vectors(60, DIM, seed=31, stream=1)
+DRAW = np.random.default_rng(4).permutation(ROWS)
+FAMILY = (VECTORS @ VECTORS[7] > np.quantile(VECTORS @ VECTORS[7], 0.6)).astype(int)
+HALF, TENTH, KIN = {"r": {"$lt": ROWS // 2}}, {"r": {"$lt": ROWS // 10}}, {"family": 1}
+MASKS = {str(HALF): ROWS // 2 > DRAW, str(TENTH): ROWS // 10 > DRAW, str(KIN): FAMILY == 1}
+
+needs_engine = pytest.mark.skipif(
+    get_engine() is None, reason="without the compiled engine nothing is linked"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows as one segment, and as three, of which two have graphs."""
+    folder = tmp_path_factory.mktemp("linked")
+    made = {"dim": DIM, "prefix_dim": PREFIX_DIM, "graph_degree": 12, "ef_construction": 50}
+    columns = {"r": DRAW, "family": FAMILY}
+    for name, ends in (("one", (0, ROWS)), ("three", (0, 4_400, 8_700, ROWS))):
+        with ti.open(folder / name, merge_policy=ti.NoMergePolicy(), **made) as index:
+            for first, last in pairwise(ends):
+                part = {column: values[first:last] for column, values in columns.items()}
+                index.add(np.arange(first, last), VECTORS[first:last], part)
+    return folder
+
+
+@pytest.fixture
+def opened(folder: Path) -> Iterator[Callable[..., ti.Index]]:
+    indexes: list[ti.Index] = []
+
+    def open_one(name: str = "one", **more: Any) -> ti.Index:
+        indexes.append(ti.open(folder / name, **{"mode": "r", **more}))
+        return indexes[-1]
+
+    yield open_one
+    for index in indexes:
+        index.close()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Link, and walk, where so few rows as there are in these tests would be scanned."""
+    monkeypatch.setattr(linking, "LEAST_ROWS", 200)
+    for name in ("SCAN_ROWS_PER_EF", "LINKED_SCAN_ROWS_PER_EF"):
+        monkeypatch.setattr(filtering, name, 4)
+    for module in (prefix_graph, road):
+        monkeypatch.setattr(module, "SCAN_ROWS_PER_EF", 1)
+
+
+def truth(where: dict[str, Any], queries: np.ndarray = QUERIES, k: int = 10) -> np.ndarray:
+    rows = np.flatnonzero(MASKS[str(where)])
+    found: np.ndarray = rows[exact_top_k(VECTORS[rows], queries, k)[0]]
+    return found
+
+
+def recall_of(results: list[ti.SearchResult], where: dict[str, Any], queries: np.ndarray = QUERIES) -> float:
+    for result in results:
+        assert len(set(result.ids.tolist())) == 10
+        assert MASKS[str(where)][result.ids].all()
+    return recall_at_k([result.ids for result in results], truth(where, queries))
+
+
+def matching_of(index: ti.Index, where: dict[str, Any]) -> Matching:
+    return index.snapshot().matching(where)
+
+
+def selection_of(index: ti.Index, where: dict[str, Any]) -> Selection:
+    (part,) = matching_of(index, where).scope.parts
+    assert part.among is not None
+    return part.among
+
+
+# What links are
+
+
+def linked_by_hand(graph: np.ndarray, live: np.ndarray, row: int) -> list[int]:
+    """Return matching rows that are linked, then those linked by rows that do not match, as many as fit."""
+    degree, found = graph.shape[1], []
+    others = []
+    for near in graph[row][graph[row] >= 0].tolist():
+        (found if live[near] else others).append(near)
+    for other in others:
+        for near in graph[other][graph[other] >= 0].tolist():
+            if live[near] and near not in found and near != row and len(found) < degree:
+                found.append(near)
+    return found
+
+
+def graph_of(index: ti.Index) -> np.ndarray:
+    """Return the links of level 0, shape (rows, degree), -1 where there are fewer."""
+    import faiss
+
+    tier = index.snapshot().segments[0].segment.coarse
+    hnsw = tier._index.hnsw
+    offsets = faiss.vector_to_array(hnsw.offsets)[:-1].astype(np.int64)
+    links = faiss.vector_to_array(hnsw.neighbors)
+    kept = links[offsets[:, None] + np.arange(hnsw.nb_neighbors(0))]
+    ended = np.logical_or.accumulate(kept < 0, axis=1)
+    return np.where(ended, -1, kept)
+
+
+@needs_engine
+@settings(max_examples=15, deadline=None)
+@given(share=st.sampled_from([0.001, 0.02, 0.1, 0.5, 0.97]), seed=st.integers(0, 2**32 - 1))
+def test_links_are_those_that_a_step_of_the_walk_would_find(folder: Path, share: float, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    live = draw.random(ROWS) < share
+    live[draw.integers(ROWS)] = True
+    rows = np.flatnonzero(live).astype(np.int32)
+    with ti.open(folder / "one", mode="r") as index:
+        tier = index.snapshot().segments[0].segment.coarse
+        selection = Selection(ROWS, rows)
+        tier.link(selection, lambda: True)
+        links = selection.links
+        assert links is not None
+        assert links.bytes == tier.links_bytes(len(rows)) == links.places.nbytes + links.rows.nbytes
+        graph = graph_of(index)
+        assert links.rows.shape == (len(rows), graph.shape[1])
+        assert links.places[rows].tolist() == list(range(len(rows)))
+        for place in draw.choice(len(rows), min(len(rows), 60), replace=False).tolist():
+            found = links.rows[place]
+            assert found[found >= 0].tolist() == linked_by_hand(graph, live, int(rows[place]))
+            assert not (found[1:] >= 0)[found[:-1] < 0].any()  # nothing stands behind the end
+
+
+@needs_engine
+def test_linking_stops_when_it_is_told_to(opened: Callable[..., ti.Index]) -> None:
+    index = opened()
+    tier = index.snapshot().segments[0].segment.coarse
+    selection, left = Selection(ROWS, np.arange(ROWS, dtype=np.int32)), [True, False]
+    tier.link(selection, lambda: left.pop(0))
+    assert selection.links is None
+    assert not left
+
+
+# What they change
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("where", [HALF, TENTH, KIN], ids=["half", "tenth", "kin"])
+def test_walks_by_links_find_the_best(opened: Callable[..., ti.Index], where: dict[str, Any]) -> None:
+    index = opened()
+    assert not index.explain(where=where).linked
+    assert index.warm(where)
+    before = [index.search(query, where=where, ef=200, candidates=200) for query in QUERIES]
+    assert all(one.plan.strategy == "graph" and one.stats.distances > 200 for one in before)
+    assert recall_of(before, where) >= 0.98
+    planned = [index.search(query, where=where) for query in QUERIES]
+    assert {one.plan.strategy for one in planned} <= {"graph", "scan"}
+    assert sum(one.plan.strategy == "graph" for one in planned) >= len(planned) / 3
+    assert recall_of(planned, where) >= 0.97
+    together = index.search(QUERIES, where=where)
+    assert together.plan.strategy == "graph"
+    assert recall_at_k(together.ids, truth(where)) >= 0.95
+    explained = index.explain(where=where)
+    assert explained.linked
+    assert "linked among themselves" in str(explained)
+
+
+@needs_engine
+@pytest.mark.parametrize("where", [HALF, TENTH, KIN], ids=["half", "tenth", "kin"])
+def test_a_wide_walk_by_links_meets_nearly_all(
+    opened: Callable[..., ti.Index], where: dict[str, Any]
+) -> None:
+    tier = opened().snapshot().segments[0].segment.coarse
+    rows = np.flatnonzero(MASKS[str(where)]).astype(np.int32)
+    selection = Selection(ROWS, rows)
+    tier.link(selection, lambda: True)
+    for query in QUERIES[:10]:
+        prefix = query[:PREFIX_DIM] / np.linalg.norm(query[:PREFIX_DIM])
+        settings = selection.settings(scan=False)
+        walk = get_engine().walk
+        found, scores, distances, late, _ = walk(tier.links_of(selection).graph, prefix, ROWS, **settings)
+        assert not late
+        assert len(set(found.tolist())) == len(found) >= 0.97 * len(rows)
+        assert distances >= len(found)
+        assert np.isin(found, rows).all()
+        assert np.all(np.diff(scores) <= 0)
+        scanned, exact, *_ = walk(tier.fields, prefix, len(rows), rows=rows)
+        by_row = dict(zip(scanned.tolist(), exact.tolist(), strict=True))
+        assert scores.tolist() == [by_row[row] for row in found.tolist()]
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_links_of_every_segment_are_followed(opened: Callable[..., ti.Index]) -> None:
+    index = opened("three")
+    assert index.warm(HALF)
+    parts = matching_of(index, HALF).scope.parts
+    linked = [part.among is not None and part.among.links is not None for part in parts]
+    assert sum(linked) == 2
+    results = [index.search(query, where=HALF, ef=200, candidates=200) for query in QUERIES]
+    assert all(one.stats.parts_walked == 2 for one in results)
+    assert recall_of(results, HALF) >= 0.97
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_groups_and_floors_go_by_links(opened: Callable[..., ti.Index]) -> None:
+    index = opened()
+    index.warm(HALF)
+    grouped = index.search(QUERIES[0], where=HALF, group_by="family", group_size=3)
+    assert MASKS[str(HALF)][grouped.ids].all()
+    assert len(set(grouped.groups or ())) == 2
+    exact = index.search(QUERIES[0], where=HALF, min_recall=1.0)
+    assert exact.plan.strategy == "exact"
+
+
+# When they are made
+
+
+@pytest.mark.parametrize(
+    ("matches", "rows", "pays"),
+    [
+        (8_191, 100_000, False),
+        (8_192, 100_000, True),
+        (39_999, 1_000_000, False),
+        (40_000, 1_000_000, True),
+        (75_000, 100_000, True),
+        (75_001, 100_000, False),
+    ],
+)
+def test_where_links_pay(matches: int, rows: int, pays: bool) -> None:
+    assert where_it_pays(matches, rows) == pays
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_a_filter_that_is_asked_again_is_linked(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When searches have taken as long as linking would, and not before."""
+    monkeypatch.setattr(linking, "NS_PER_ROW", 10**9)
+    index = opened()
+    for query in QUERIES:
+        index.search(query, where=HALF)
+    matching = matching_of(index, HALF)
+    assert matching.spent_ns > 0
+    assert not matching.linked
+    assert index.stats().filter_links_bytes == 0
+    monkeypatch.setattr(linking, "NS_PER_ROW", 1)
+    index.search(QUERIES[0], where=HALF)
+    until(lambda: matching.linked)
+    assert index.stats().filter_links_bytes == matching.links_bytes > 0
+    results = [index.search(query, where=HALF) for query in QUERIES]
+    assert recall_of(results, HALF) >= 0.97
+    spent = matching.spent_ns
+    index.search(QUERIES[0], where=HALF)
+    assert matching.spent_ns == spent
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("many", [False, True])
+def test_other_searches_are_counted_too(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    monkeypatch.setattr(linking, "NS_PER_ROW", 1)
+    index = opened()
+    if many:
+        index.search(QUERIES, where=HALF)
+    else:
+        index.search(QUERIES[0], where=HALF, group_by="family")
+    until(lambda: matching_of(index, HALF).linked)
+
+
+@needs_engine
+def test_few_rows_are_not_even_counted(opened: Callable[..., ti.Index]) -> None:
+    index = opened()
+    index.search(QUERIES[0], where=TENTH)
+    assert matching_of(index, TENTH).spent_ns == 0
+    assert not index.warm(TENTH)
+    assert not index.warm({"r": {"$lt": 0}})
+    assert not index.warm({})
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_a_change_begins_anew(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(folder / "one", tmp_path / "copy")
+    with ti.open(tmp_path / "copy") as index:
+        assert index.warm(HALF)
+        gone = truth(HALF)[:, 0]
+        index.delete(gone.tolist())
+        assert not index.explain(where=HALF).linked
+        for again in (False, True):
+            assert index.warm(HALF) or not again
+            results = [index.search(query, where=HALF) for query in QUERIES]
+            assert not np.isin([one.ids for one in results], gone).any()
+        rows = np.setdiff1d(np.flatnonzero(MASKS[str(HALF)]), gone)
+        best = rows[exact_top_k(VECTORS[rows], QUERIES, 10)[0]]
+        assert recall_at_k([one.ids for one in results], best) >= 0.97
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_links_of_the_filter_used_longest_ago_go_first(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linking, "NS_PER_ROW", 10**9)  # none by itself
+    index = opened()
+    tier = index.snapshot().segments[0].segment.coarse
+    sizes = {str(where): tier.links_bytes(int(MASKS[str(where)].sum())) for where in (HALF, KIN, TENTH)}
+    index._linking.max_bytes = sizes[str(HALF)] + sizes[str(TENTH)]
+    assert index._linking.max_bytes < sizes[str(HALF)] + sizes[str(KIN)]
+    for where in (HALF, TENTH):
+        assert index.warm(where)
+    kept = [index.search(query, where=HALF) for query in QUERIES]  # the tenth's use is longer ago
+    assert index.warm(KIN)
+    assert not matching_of(index, TENTH).linked
+    assert not matching_of(index, HALF).linked  # both had to go
+    assert matching_of(index, TENTH).unlinked == 1
+    assert index.stats().filter_links_bytes == sizes[str(KIN)]
+    assert recall_of([index.search(query, where=HALF) for query in QUERIES], HALF) >= 0.97
+    assert recall_of(kept, HALF) >= 0.97
+    index.search(QUERIES[0], where=KIN)
+    assert index.warm(TENTH)
+    assert matching_of(index, KIN).linked  # there is room for both
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_what_takes_too_much_memory_is_not_linked(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linking, "NS_PER_ROW", 1)
+    index = opened()
+    assert index.filter_links_mb is None
+    index.filter_links_mb = 0
+    assert index.filter_links_mb == 0
+    assert not index.warm(HALF)
+    index.search(QUERIES[0], where=HALF)
+    assert index._linking._busy is None
+    index.filter_links_mb = None
+    monkeypatch.setattr(linking, "LEAST_BYTES", 0)
+    monkeypatch.setattr(linking, "SHARE_OF_COARSE", 1e-6)
+    assert not index.warm(HALF)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, "many"])
+def test_a_bad_limit_is_an_error(opened: Callable[..., ti.Index], value: Any) -> None:
+    index = opened()
+    with pytest.raises(ti.ParameterError, match="filter_links_mb"):
+        index.filter_links_mb = value
+    assert index.filter_links_mb is None
+
+
+def test_a_bad_filter_is_an_error(opened: Callable[..., ti.Index]) -> None:
+    with pytest.raises(ti.FilterError, match="nothing_such"):
+        opened().warm({"nothing_such": 1})
+
+
+def test_without_the_engine_nothing_is_linked(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (prefix_graph, road):
+        monkeypatch.setattr(module, "get_engine", lambda: None)
+    monkeypatch.setattr(linking, "LEAST_ROWS", 200)
+    index = opened()
+    assert not index.warm(HALF)
+    assert recall_of([index.search(query, where=HALF) for query in QUERIES], HALF) >= 0.95
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_what_goes_wrong_leaves_searches_as_they_are(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_memory(*_: Any) -> None:
+        raise MemoryError("as much as that")
+
+    monkeypatch.setattr(linking, "NS_PER_ROW", 1)
+    index = opened()
+    monkeypatch.setattr(Matching, "link", no_memory)
+    with caplog.at_level("WARNING", logger="tiered_index"):
+        index.search(QUERIES[0], where=HALF)
+        until(lambda: index._linking._busy is None)
+    assert "as much as that" in caplog.text
+    assert recall_of([index.search(query, where=HALF) for query in QUERIES], HALF) >= 0.95
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_closing_ends_a_thread_that_links(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linking, "NS_PER_ROW", 1)
+    asked: list[bool] = []
+
+    def link(_: Matching, where: Callable[..., bool], going_on: Callable[[], bool]) -> None:
+        assert where is where_it_pays
+        while going_on():
+            asked.append(True)
+            time.sleep(0.001)
+
+    monkeypatch.setattr(Matching, "link", link)
+    index = opened()
+    index.search(QUERIES[0], where=HALF)
+    until(lambda: bool(asked))
+    index.search(QUERIES[0], where=KIN)  # one thread at a time
+    index.close()
+    until(lambda: index._linking._busy is None)
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_threads_search_while_links_come_and_go(opened: Callable[..., ti.Index]) -> None:
+    index = opened()
+    best, done = truth(HALF), []
+
+    def search(offset: int) -> float:
+        found = []
+        for turn in range(150):
+            place = (turn + offset) % len(QUERIES)
+            result = index.search(QUERIES[place], where=HALF)
+            found.append(recall_at_k([result.ids], best[place : place + 1]))
+        done.append(offset)
+        return float(np.mean(found))
+
+    with ThreadPoolExecutor(3) as pool:
+        searches = [pool.submit(search, 20 * i) for i in range(3)]
+        while len(done) < 3 and not any(one.done() for one in searches):
+            assert index.warm(HALF)
+            matching_of(index, HALF).unlink()
+        assert min(one.result() for one in searches) >= 0.95
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_a_child_that_was_forked_while_rows_were_linked_links_them_itself(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linking, "NS_PER_ROW", 1)
+    index = opened()
+    index._linking._busy = os.getpid()  # as in the middle of it
+    index.search(QUERIES[0], where=HALF)
+    assert not matching_of(index, HALF).linked
+    child = os.fork()
+    if child == 0:
+        try:
+            index.search(QUERIES[0], where=HALF)
+            until(lambda: matching_of(index, HALF).linked)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_nothing_is_kept_of_a_filter_that_is_gone(opened: Callable[..., ti.Index]) -> None:
+    links, index = Linking(), opened()
+    matching = index.snapshot().matching(HALF)
+    links._linked.add(matching)
+    assert links.bytes == 0
+    index.snapshot()._matchings._held = {}, 0
+    del matching
+    assert len(links._linked) == 0
