@@ -124,7 +124,7 @@ def test_linked_rows_are_scanned_where_a_query_has_nothing_to_do_with_them() -> 
 
     assert asked(NEAR) == plan
     apart, far, none = (asked(ratio) for ratio in (FAR, 0.9 * FAR, 0.0))
-    assert (apart.strategy, apart.ef) == ("graph", int(plan.ef * 4 / 3))
+    assert (apart.strategy, apart.ef) == ("graph", int(plan.ef * 1.2))
     assert (far.strategy, far.ef) == ("graph", 4 * plan.ef)
     assert none.strategy == "scan"
     few = 4 * LINKED_SCAN_ROWS_PER_EF * plan.ef

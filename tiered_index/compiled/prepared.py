@@ -52,7 +52,7 @@ from tiered_index.compiled.room import (
     room,
 )
 from tiered_index.compiled.sketch import BITS, DESCRIPTOR, FILE_SIZE
-from tiered_index.compiled.walk import GRAPH_FIELDS, approach, is_live
+from tiered_index.compiled.walk import ENTRY, GRAPH_FIELDS, TOP_LEVEL, approach, is_live
 from tiered_index.limits import Limits
 from tiered_index.planner.plan import Plan
 
@@ -101,15 +101,22 @@ GROW: Final = -1  # the room is too small
 
 
 @njit(nogil=True, cache=True)
-def _share_near(fields, at, prefix_dim, state):  # type: ignore[no-untyped-def]
-    """Return which share of the rows near the query may be found."""
+def _look_around(fields, at, prefix_dim, state, graph, seeds):  # type: ignore[no-untyped-def]
+    """Return which share of the rows near the query may be found.
+
+    `graph` becomes one whose walk begins where they are; the first of `seeds` become such of them.
+    """
     beam = carray(pointer_i64(at[BEAM]), (at[BEAM_SIZE],))
     table = carray(pointer_i32(at[TABLE]), (at[TABLE_SIZE],))
-    graph = fields[:GRAPH_FIELDS]
     approach(graph, at[PREFIX], prefix_dim, fields[NEAR_EF], fields[NEAR_ROWS], beam, table, state)
+    graph[ENTRY], graph[TOP_LEVEL] = row_of(beam[0]), 0
     live = 0
     for i in range(state[SIZE]):
-        live += is_live(fields[LIVE], row_of(beam[i])) != 0
+        row = row_of(beam[i])
+        if is_live(fields[LIVE], row):
+            if live < len(seeds):
+                seeds[live] = row
+            live += 1
     return live / state[SIZE]
 
 
@@ -163,14 +170,16 @@ def answer_prepared(fields, reals, sketch, at, query, started, rows, ids, scores
         for i in range(prefix_dim):
             prefix[i] *= scale
     state = carray(pointer_i64(at[STATE]), (STATE_FIELDS,))
+    graph, seeds = fields[:GRAPH_FIELDS], carray(pointer_i64(fields[SEEDS]), (fields[SEEDS_COUNT],))
     if reals[LEAST_NEAR] > 0.0:
-        share = _share_near(fields, at, prefix_dim, state)
+        graph, seeds = graph.copy(), seeds.copy()
+        share = _look_around(fields, at, prefix_dim, state, graph, seeds)
         if share < reals[LEAST_NEAR]:
             if share == 0.0:
                 return NONE_NEAR
             return FAR_FEWER_NEAR if share < reals[LEAST_FAR] else FEWER_NEAR
     found, told[MARGIN], told[MISSED] = answer(
-        fields[:GRAPH_FIELDS],
+        graph,
         fields[GRAPH_FIELDS : GRAPH_FIELDS + FULL_FIELDS],
         sketch,
         prefix,
@@ -182,7 +191,7 @@ def answer_prepared(fields, reals, sketch, at, query, started, rows, ids, scores
         reals[FEW],
         fields[LIVE],
         carray(pointer_i32(fields[ROWS]), (fields[ROWS_COUNT],)),
-        carray(pointer_i64(fields[SEEDS]), (fields[SEEDS_COUNT],)),
+        seeds,
         started + fields[WALK_NS] if fields[TIMED] else 0,
         started + fields[CALL_NS] if fields[TIMED] else 0,
         fields[COLD] != 0,

@@ -134,8 +134,9 @@ def begin(graph, query, dims, room, live, seeds, beam, table, state):  # type: i
             score = dot_codes(codes + row * code_bytes, prefix, dims, ranges)
             distances += 1
             meet(row, table, state[MASK])
-            put(beam, beam.ctypes.data, state[SIZE], room, (ordered(score) << 32) | (row << ROW_SHIFT))
-            state[SIZE] += 1
+            key = (ordered(score) << 32) | (row << ROW_SHIFT)
+            if put(beam, beam.ctypes.data, state[SIZE], room, key) >= 0:  # a seed may stand there twice
+                state[SIZE] += 1
     state[DISTANCES] = distances
 
 

@@ -50,8 +50,8 @@ _WIDER = 1.5
 """A walk among less than half of the rows takes a wider beam for the same recall: with it 0.94 to 0.98 of the
 best ten were found where the query is near, and with `_WIDER_FAR` times that 0.93 to 0.97 where it is apart;
 where it is far 0.81 to 0.94, under nine filters. By links a walk finds as much as among all rows: at ef=128
-0.965 to 0.98 where the query is near, 0.94 to 0.97 with `_WIDER_FAR` times that where it is apart, and with
-`_WIDEST` times 0.935 to 0.99 where it is far, under eight."""
+0.965 to 0.98 where the query is near, 0.935 to 0.97 with `_WIDER_APART_LINKED` times that where it is apart,
+and with `_WIDEST` times 0.935 to 0.99 where it is far, under eight."""
 
 _ROWS_KNOWN = 250_000
 _GROWTH, _DENSE_GROWTH = 0.38, 0.2
@@ -60,7 +60,7 @@ million recall@10 was 0.958 without a filter and 0.93 to 0.945 with one, of 250,
 beam is wider by this power of the rows beyond those, the latter where half of all match and by links, less
 so the nearer that is to all. With a floor the beam is that of a plan that was measured."""
 
-_WIDER_FAR = 4 / 3
+_WIDER_FAR, _WIDER_APART_LINKED = 4 / 3, 1.2
 _WIDEST = 4.0
 
 _SCAN_MS_PER_ROW = 2e-5
@@ -192,7 +192,7 @@ def by_share(
     ratio = share * rows / matches
     if ratio >= NEAR:
         return plan
-    wider = _wider(plan, k, "apart", known) or _WIDER_FAR
+    wider = _wider(plan, k, "apart", known) or (_WIDER_APART_LINKED if linked else _WIDER_FAR)
     if ratio < FAR:
         wider = _wider(plan, k, "far", known) or _WIDEST
         # a walk by links finds them, unless the query has nothing to do with any

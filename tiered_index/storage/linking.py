@@ -22,7 +22,7 @@ a hundred rows .85 were found. Among more, a walk took 1.15 times as long withou
 NS_PER_ROW = 1_000
 """What linking a row takes: measured 250 where nine of ten match, 1,400 where one does."""
 
-LEAST_BYTES = 32 << 20
+LEAST_BYTES = 64 << 20
 SHARE_OF_COARSE = 0.25
 """What links may take, of the coarse tier or at least, where nothing else was said."""
 
@@ -117,7 +117,7 @@ class Linking:
             self._linked.add(matching)
 
     def _leave(self, limit: int) -> None:
-        """Let go of links, of the filter whose use is longest ago first, until all take no more than `limit`."""
+        """Let go of links, of the filter used longest ago first, until they take no more than `limit`."""
         held = self.bytes
         for one in sorted(self._linked, key=lambda one: one.used_ns):
             if held <= limit:
