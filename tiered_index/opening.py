@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tiered_index.config import Dtype, Metric, in_range, make_config, one_of
 from tiered_index.encoding import TextConfig
@@ -16,6 +16,8 @@ from tiered_index.storage.garbage import DEFAULT_KEEP_GENERATIONS, MIN_KEEP_GENE
 from tiered_index.storage.policy import MergePolicy, SizeTieredPolicy
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.writer import Current, Mode, Writer
+
+FullReads = Literal["mapped", "copied"]
 
 
 def open_index(
@@ -33,6 +35,7 @@ def open_index(
     generation: int | None = None,
     keep_generations: int = DEFAULT_KEEP_GENERATIONS,
     merge_policy: MergePolicy | None = None,
+    full_reads: FullReads = "mapped",
 ) -> Index:
     """Open an index, or create it if there is none and `dim` is given.
 
@@ -68,6 +71,10 @@ def open_index(
         How many of the newest states this writer keeps.
     merge_policy : MergePolicy, optional
         When this writer merges segments; :class:`SizeTieredPolicy` by default.
+    full_reads : {"mapped", "copied"}
+        How this process reads full vectors. Those that it maps are faster by a third of a microsecond each,
+        and their pages, which the system shares and takes back as it does the rest of its page cache, count
+        as memory of the process. Copied ones do not.
 
     Raises
     ------
@@ -85,6 +92,7 @@ def open_index(
         Files are missing or damaged.
     """
     one_of("mode", mode, ("rw", "r"))
+    copied = one_of("full_reads", full_reads, ("mapped", "copied")) == "copied"
     in_range("keep_generations", keep_generations, MIN_KEEP_GENERATIONS)
     if generation is not None:
         mode = "r"
@@ -106,7 +114,9 @@ def open_index(
     else:
         store.create(make_config(dim, **settings))  # type: ignore[arg-type]
     snapshot = (
-        store.snapshot() if generation is None else Snapshot(store.manifest(generation), store.segments)
+        store.snapshot(copied=copied)
+        if generation is None
+        else Snapshot(store.manifest(generation), store.segments, copied=copied)
     )
     current = Current(store, snapshot)
     return Index(current, Writer(current, mode, keep_generations, merge_policy or SizeTieredPolicy()))

@@ -1,4 +1,4 @@
-"""The package itself, with its defaults, or with sketches of tails."""
+"""The package itself, with its defaults, with sketches of tails, or with full vectors that are not mapped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.peers import Peer, Searcher, Setting, Vectors, widths
 
 
 class Adapter(Peer):
-    """An index folder; prefixes in memory, full vectors mapped."""
+    """An index folder; prefixes in memory, full vectors mapped or copied."""
 
     PACKAGE = "tiered-index"
     BUILT_WITH: ClassVar[Setting] = {}
@@ -19,17 +19,18 @@ class Adapter(Peer):
         """Return floors of recall, beams with as many candidates, and the default plan among them."""
         narrow, wide = widths(k, 24, 32, 48, 64, 96), widths(k, 160, 256, 384)
         floors = [{"min_recall": floor} for floor in (0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)]
-        if self.options:  # few of a beam are read then, as many as by default
+        if "tail_sketch" in self.options:  # few of a beam are read then, as many as by default
             return [*floors, *({"ef": width} for width in narrow), {}, *({"ef": width} for width in wide)]
         return [*floors, *map(_plan, narrow), {}, *map(_plan, wide)]
 
     def build(self, vectors: Vectors) -> None:
         """Ingest the rows."""
-        ti.ingest(vectors, self.folder / "index.tidx", progress=False, **self.options)
+        settings = {name: value for name, value in self.options.items() if name != "full_reads"}
+        ti.ingest(vectors, self.folder / "index.tidx", progress=False, **settings)
 
     def open(self, *, mapped: bool) -> None:  # noqa: ARG002 - it is mapped always
         """Open the index."""
-        self._index = ti.open(self.folder / "index.tidx")
+        self._index = ti.open(self.folder / "index.tidx", full_reads=self.options.get("full_reads", "mapped"))
 
     def searcher(self, k: int, **setting: Any) -> Searcher:
         """Return the index's search."""

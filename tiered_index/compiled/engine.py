@@ -62,10 +62,19 @@ def degree(graph: Rows) -> int:
 
 
 def full_fields(
-    mapping: int, bases: int, group_shift: int, row_bytes: int, dim: int, half: bool, norms: int, fd: int
+    mapping: int,
+    bases: int,
+    group_shift: int,
+    row_bytes: int,
+    dim: int,
+    half: bool,
+    norms: int,
+    fd: int,
+    *,
+    copied: bool = False,
 ) -> Rows:
     """Describe a full tier to :func:`answer`; the addresses must stay valid."""
-    return np.array([mapping, bases, group_shift, row_bytes, dim, half, norms, fd], np.int64)
+    return np.array([mapping, bases, group_shift, row_bytes, dim, half, norms, fd, copied], np.int64)
 
 
 def sketch_fields(*fields: int) -> Rows:

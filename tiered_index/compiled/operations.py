@@ -216,6 +216,22 @@ def size_of_file(_context: Any, _descriptor: Any) -> Any:
 
 
 @intrinsic
+def read_at(_context: Any, _descriptor: Any, _target: Any, _size: Any, _offset: Any) -> Any:
+    """Copy a range of an open file to an address (POSIX's pread); return how many bytes there were, or -1."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pointer = _I8.as_pointer()
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_I64, [_I32, pointer, _I64, _I64]), "pread"
+        )
+        descriptor, target, size, offset = arguments
+        target = builder.inttoptr(target, pointer)
+        return builder.call(function, [builder.trunc(descriptor, _I32), target, size, offset])
+
+    return types.int64(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
 def will_need(_context: Any, _descriptor: Any, _offset: Any, _size: Any) -> Any:
     """Ask the system to begin reading a range of a file; nothing where it has no such call."""
 

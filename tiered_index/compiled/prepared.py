@@ -32,6 +32,7 @@ from tiered_index.compiled.operations import (
     size_of_file,
 )
 from tiered_index.compiled.products import dot_f32
+from tiered_index.compiled.rescore import FULL_FIELDS
 from tiered_index.compiled.room import (
     BEAM,
     BEAM_SIZE,
@@ -57,29 +58,28 @@ from tiered_index.limits import Limits
 from tiered_index.planner.plan import Plan
 
 # What is the same for each query, in an array of int64; graph and full tier come first
-FULL_FIELDS: Final = 8
-K: Final = 19
-EF: Final = 20
-CANDIDATES: Final = 21
-PREFIX_DIM: Final = 22
-UNIT: Final = 23  # whether queries are scaled to unit length
-TIMED: Final = 24  # whether there are deadlines
-WALK_NS: Final = 25  # from the beginning of the call to the deadline of the walk
-CALL_NS: Final = 26  # and of the whole
-COLD: Final = 27
-LIVE: Final = 28  # address of a bit a row, or 0
-SEEDS: Final = 29  # address of rows to begin with, int64
-SEEDS_COUNT: Final = 30
-IDS: Final = 31  # address of each row's id, int64, or 0 where ids are texts
-FIRST: Final = 32  # address of row 0 in the snapshot
-ENOUGH: Final = 33  # rows to read, unless a deadline comes first
-DIRECTIONS: Final = 34  # address of those whose components make prefixes, float32, or 0
-ROWS: Final = 35  # address of rows to score and no others, int32
-ROWS_COUNT: Final = 36  # 0 to walk
-NEAR_EF: Final = 37  # beam, and rows, that tell how many of those near the query may be found
-NEAR_ROWS: Final = 38
-FILES: Final = 39  # of three files, descriptor and least size
-FIELDS: Final = 45
+K: Final = 20
+EF: Final = 21
+CANDIDATES: Final = 22
+PREFIX_DIM: Final = 23
+UNIT: Final = 24  # whether queries are scaled to unit length
+TIMED: Final = 25  # whether there are deadlines
+WALK_NS: Final = 26  # from the beginning of the call to the deadline of the walk
+CALL_NS: Final = 27  # and of the whole
+COLD: Final = 28
+LIVE: Final = 29  # address of a bit a row, or 0
+SEEDS: Final = 30  # address of rows to begin with, int64
+SEEDS_COUNT: Final = 31
+IDS: Final = 32  # address of each row's id, int64, or 0 where ids are texts
+FIRST: Final = 33  # address of row 0 in the snapshot
+ENOUGH: Final = 34  # rows to read, unless a deadline comes first
+DIRECTIONS: Final = 35  # address of those whose components make prefixes, float32, or 0
+ROWS: Final = 36  # address of rows to score and no others, int32
+ROWS_COUNT: Final = 37  # 0 to walk
+NEAR_EF: Final = 38  # beam, and rows, that tell how many of those near the query may be found
+NEAR_ROWS: Final = 39
+FILES: Final = 40  # of three files, descriptor and least size
+FIELDS: Final = 46
 
 # and of float64
 STOP: Final = 0

@@ -39,6 +39,8 @@ class ParquetRows:
         Their type.
     rows : int
         How many it must hold.
+    copied : bool
+        Read vectors that are asked for, rather than map them: the process then holds none of their pages.
 
     Raises
     ------
@@ -48,9 +50,10 @@ class ParquetRows:
         Not a Parquet file, or another number of rows or columns than were written.
     """
 
-    def __init__(self, path: str, dim: int, dtype: Dtype, rows: int) -> None:
+    def __init__(self, path: str, dim: int, dtype: Dtype, rows: int, *, copied: bool = False) -> None:
         self.path = path
         self.rows = rows
+        self.copied = copied
         self._dim = dim
         self._dtype = np.dtype(dtype)
         self._row_bytes = dim * self._dtype.itemsize
@@ -136,6 +139,11 @@ class ParquetRows:
             The file has become shorter.
         """
         self.mapped.check()
+        if self.copied:
+            vectors = np.empty((len(rows), self._dim), self._dtype)
+            for row, offset in zip(vectors, self._offsets(rows).tolist(), strict=True):
+                _read_exactly(self.descriptor, memoryview(row.view(np.uint8)), offset, self.path)
+            return vectors
         raw: NDArray[Any] = self._any_offset[self._offsets(rows)]
         return raw.view(self._dtype).reshape(len(rows), self._dim)
 

@@ -166,8 +166,8 @@ class Store:
             raise CorruptIndexError(f"{path}: holds generation {manifest.generation}")
         return manifest
 
-    def snapshot(self, earlier: Snapshot | None = None) -> Snapshot:
-        """Open the newest generation, taking over what `earlier` has open of it.
+    def snapshot(self, earlier: Snapshot | None = None, *, copied: bool = False) -> Snapshot:
+        """Open the newest generation, taking over what `earlier` has open of it; `copied` as for that.
 
         A writer may commit and collect between the reading of a manifest and the opening of its files;
         then there is a newer manifest, and that is opened.
@@ -175,7 +175,7 @@ class Store:
         while True:
             manifest = self.newest()
             try:
-                return Snapshot(manifest, self.segments, earlier)
+                return Snapshot(manifest, self.segments, earlier, copied=copied)
             except CorruptIndexError:
                 if self.generations()[-1] == manifest.generation:
                     raise

@@ -41,7 +41,10 @@ class Road:
         self._first = first
         norms = segment.lookup.inverse_norms
         self._full = compiled.full_fields(
-            *segment.full.addresses(), 0 if norms is None else norms.ctypes.data, segment.full.descriptor
+            *segment.full.addresses(),
+            0 if norms is None else norms.ctypes.data,
+            segment.full.descriptor,
+            copied=segment.full.copied,
         )
         self._sketch = compiled.NO_SKETCH
         if segment.sketch is not None:

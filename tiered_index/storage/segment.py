@@ -186,6 +186,8 @@ class Segment:
         What the manifest says of it.
     config : IndexConfig
         The index's settings.
+    copied : bool
+        Read full vectors that are asked for, rather than map them.
 
     Raises
     ------
@@ -193,7 +195,9 @@ class Segment:
         A file is missing, of another size, or not what was written.
     """
 
-    def __init__(self, folder: Path, entry: SegmentEntry, config: IndexConfig) -> None:
+    def __init__(
+        self, folder: Path, entry: SegmentEntry, config: IndexConfig, *, copied: bool = False
+    ) -> None:
         self.name = entry.name
         self.rows = entry.rows
         self.folder = folder
@@ -220,7 +224,9 @@ class Segment:
             self.columns = ColumnIndex(str(folder / COLUMNS_FILE), entry.rows)
         self.leaves: Recent[BitMap] = Recent(LEAVES_BYTES)
         self.encoded: Recent[Any] = Recent(ENCODED_BYTES)
-        self.full = ParquetRows(str(folder / ROWS_FILE), config.store_dim, config.dtype, entry.rows)
+        self.full = ParquetRows(
+            str(folder / ROWS_FILE), config.store_dim, config.dtype, entry.rows, copied=copied
+        )
 
     def rescore(self, scorer: Scorer, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of `rows`."""

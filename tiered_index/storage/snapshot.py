@@ -60,6 +60,8 @@ class Snapshot:
         The ``segments`` folder.
     earlier : Snapshot, optional
         An open one, whose segments are used again where this generation still names them.
+    copied : bool
+        Read full vectors that are asked for, rather than map them; as `earlier` does, if there is one.
 
     Raises
     ------
@@ -67,7 +69,10 @@ class Snapshot:
         A file is missing or not what was written.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path, earlier: Snapshot | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, folder: Path, earlier: Snapshot | None = None, *, copied: bool = False
+    ) -> None:
+        self.copied: bool = copied if earlier is None else earlier.copied
         known = {live.entry.version: live for live in earlier.segments} if earlier is not None else {}
         opened = {live.entry.tiers: live.segment for live in known.values()}
         self.manifest = manifest
@@ -77,7 +82,9 @@ class Snapshot:
         self.segments: tuple[LiveSegment, ...] = tuple(
             known.get(entry.version)
             or LiveSegment(
-                opened.get(entry.tiers) or Segment(folder / entry.name, entry, manifest.config), entry
+                opened.get(entry.tiers)
+                or Segment(folder / entry.name, entry, manifest.config, copied=self.copied),
+                entry,
             )
             for entry in manifest.segments
         )

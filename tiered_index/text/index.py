@@ -17,7 +17,7 @@ from tiered_index.errors import EncoderMismatchError, IndexNotFoundError, Parame
 from tiered_index.explain import Explanation
 from tiered_index.index import Index
 from tiered_index.ingest import COMMIT_ROWS, IngestReport, finish
-from tiered_index.opening import create_for_texts, index_exists, open_index
+from tiered_index.opening import FullReads, create_for_texts, index_exists, open_index
 from tiered_index.planner.model import Calibration
 from tiered_index.progress import Progress
 from tiered_index.recalibrate import CALIBRATE_SECONDS, check_seconds
@@ -69,6 +69,7 @@ class TextIndex:
         generation: int | None = None,
         keep_generations: int = DEFAULT_KEEP_GENERATIONS,
         merge_policy: MergePolicy | None = None,
+        full_reads: FullReads = "mapped",
     ) -> Self:
         """Open an index for texts, or create it if there is none.
 
@@ -84,7 +85,7 @@ class TextIndex:
         text_column : str or None, default "text"
             The metadata column that keeps the texts, which results carry; None does not keep them.
         metric, prefix_dim, store_dim, dtype, graph_degree, ef_construction, tail_sketch, mode, generation, \
-keep_generations, merge_policy
+keep_generations, merge_policy, full_reads
             As in :func:`tiered_index.open`.
 
         Raises
@@ -126,6 +127,7 @@ keep_generations, merge_policy
             generation=generation,
             keep_generations=keep_generations,
             merge_policy=merge_policy,
+            full_reads=full_reads,
             **settings,  # type: ignore[arg-type]
         )
         try:
