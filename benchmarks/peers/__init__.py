@@ -34,7 +34,12 @@ class System(NamedTuple):
 SYSTEMS = {
     "tiered-index": System("tiered-index", "tiered-index", "tiered", {}),
     "tiered-sketched": System("tiered-index, sketched", "tiered-index", "tiered", {"tail_sketch": 2}),
-    "tiered-copied": System("tiered-index, copied", "tiered-index", "tiered", {"full_reads": "copied"}),
+    "tiered-copied": System(
+        "tiered-index, sketched, copied",
+        "tiered-index",
+        "tiered",
+        {"tail_sketch": 1, "full_reads": "copied"},
+    ),
     "faiss-hnsw-flat": System("FAISS HNSWFlat", "FAISS", "faiss_hnsw", {"storage": "Flat"}),
     "faiss-hnsw-sq8": System("FAISS HNSW SQ8", "FAISS", "faiss_hnsw", {"storage": "SQ8"}),
     "faiss-ivf-rabitq": System("FAISS IVF-RaBitQ + refine", "FAISS", "faiss_rabitq", {}),
