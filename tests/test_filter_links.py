@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from threading import active_count
 from typing import Any
 
 import numpy as np
@@ -16,12 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiered_index as ti
+from tiered_index.coarse import links as coarse_links
 from tiered_index.coarse import prefix_graph
+from tiered_index.coarse.links import pays
 from tiered_index.coarse.selection import Selection
 from tiered_index.compiled import get_engine
 from tiered_index.planner import filtered as filtering
 from tiered_index.storage import linking, road
-from tiered_index.storage.linking import Linking, where_it_pays
+from tiered_index.storage import matching as matchings
 from tiered_index.storage.matching import Matching
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
@@ -65,11 +70,16 @@ def opened(folder: Path) -> Iterator[Callable[..., ti.Index]]:
         index.close()
 
 
+def few_are_linked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (linking, matchings, coarse_links):
+        monkeypatch.setattr(module, "LEAST_ROWS", 200)
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Link, and walk, where so few rows as there are in these tests would be scanned."""
-    monkeypatch.setattr(linking, "LEAST_ROWS", 200)
-    for name in ("SCAN_ROWS_PER_EF", "LINKED_SCAN_ROWS_PER_EF"):
+    few_are_linked(monkeypatch)
+    for name in ("SCAN_ROWS_PER_EF", "DENSE_SCAN_ROWS_PER_EF", "LINKED_SCAN_ROWS_PER_EF"):
         monkeypatch.setattr(filtering, name, 4)
     for module in (prefix_graph, road):
         monkeypatch.setattr(module, "SCAN_ROWS_PER_EF", 1)
@@ -239,7 +249,7 @@ def test_groups_and_floors_go_by_links(opened: Callable[..., ti.Index]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("matches", "rows", "pays"),
+    ("matches", "rows", "expected"),
     [
         (8_191, 100_000, False),
         (8_192, 100_000, True),
@@ -249,8 +259,8 @@ def test_groups_and_floors_go_by_links(opened: Callable[..., ti.Index]) -> None:
         (75_001, 100_000, False),
     ],
 )
-def test_where_links_pay(matches: int, rows: int, pays: bool) -> None:
-    assert where_it_pays(matches, rows) == pays
+def test_where_links_pay(matches: int, rows: int, expected: bool) -> None:
+    assert pays(matches, rows) == expected
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -339,8 +349,9 @@ def test_links_of_the_filter_used_longest_ago_go_first(
     index = opened()
     tier = index.snapshot().segments[0].segment.coarse
     sizes = {str(where): tier.links_bytes(int(MASKS[str(where)].sum())) for where in (HALF, KIN, TENTH)}
-    index._linking.max_bytes = sizes[str(HALF)] + sizes[str(TENTH)]
-    assert index._linking.max_bytes < sizes[str(HALF)] + sizes[str(KIN)]
+    limit = sizes[str(HALF)] + sizes[str(TENTH)]
+    index._linking.allow(index.snapshot(), limit)
+    assert limit < sizes[str(HALF)] + sizes[str(KIN)]
     for where in (HALF, TENTH):
         assert index.warm(where)
     kept = [index.search(query, where=HALF) for query in QUERIES]  # the tenth's use is longer ago
@@ -368,7 +379,7 @@ def test_what_takes_too_much_memory_is_not_linked(
     assert index.filter_links_mb == 0
     assert not index.warm(HALF)
     index.search(QUERIES[0], where=HALF)
-    assert index._linking._busy is None
+    assert not index._linking._lock.locked()
     index.filter_links_mb = None
     monkeypatch.setattr(linking, "LEAST_BYTES", 0)
     monkeypatch.setattr(linking, "SHARE_OF_COARSE", 1e-6)
@@ -393,7 +404,7 @@ def test_without_the_engine_nothing_is_linked(
 ) -> None:
     for module in (prefix_graph, road):
         monkeypatch.setattr(module, "get_engine", lambda: None)
-    monkeypatch.setattr(linking, "LEAST_ROWS", 200)
+    few_are_linked(monkeypatch)
     index = opened()
     assert not index.warm(HALF)
     assert recall_of([index.search(query, where=HALF) for query in QUERIES], HALF) >= 0.95
@@ -412,7 +423,7 @@ def test_what_goes_wrong_leaves_searches_as_they_are(
     monkeypatch.setattr(Matching, "link", no_memory)
     with caplog.at_level("WARNING", logger="tiered_index"):
         index.search(QUERIES[0], where=HALF)
-        until(lambda: index._linking._busy is None)
+        until(lambda: not index._linking._lock.locked())
     assert "as much as that" in caplog.text
     assert recall_of([index.search(query, where=HALF) for query in QUERIES], HALF) >= 0.95
 
@@ -425,19 +436,21 @@ def test_closing_ends_a_thread_that_links(
     monkeypatch.setattr(linking, "NS_PER_ROW", 1)
     asked: list[bool] = []
 
-    def link(_: Matching, where: Callable[..., bool], going_on: Callable[[], bool]) -> None:
-        assert where is where_it_pays
+    def link(_: Matching, going_on: Callable[[], bool]) -> bool:
         while going_on():
             asked.append(True)
             time.sleep(0.001)
+        return False
 
     monkeypatch.setattr(Matching, "link", link)
     index = opened()
     index.search(QUERIES[0], where=HALF)
     until(lambda: bool(asked))
-    index.search(QUERIES[0], where=KIN)  # one thread at a time
+    before = active_count()
+    index.search(QUERIES[0], where=KIN)
+    assert active_count() == before  # one at a time
     index.close()
-    until(lambda: index._linking._busy is None)
+    until(lambda: not index._linking._lock.locked())
 
 
 @needs_engine
@@ -471,7 +484,7 @@ def test_a_child_that_was_forked_while_rows_were_linked_links_them_itself(
 ) -> None:
     monkeypatch.setattr(linking, "NS_PER_ROW", 1)
     index = opened()
-    index._linking._busy = os.getpid()  # as in the middle of it
+    assert index._linking._lock.acquire()  # as in the middle of it
     index.search(QUERIES[0], where=HALF)
     assert not matching_of(index, HALF).linked
     child = os.fork()
@@ -485,11 +498,130 @@ def test_a_child_that_was_forked_while_rows_were_linked_links_them_itself(
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_nothing_is_kept_of_a_filter_that_is_gone(opened: Callable[..., ti.Index]) -> None:
-    links, index = Linking(), opened()
-    matching = index.snapshot().matching(HALF)
-    links._linked.add(matching)
-    assert links.bytes == 0
-    index.snapshot()._matchings._held = {}, 0
-    del matching
-    assert len(links._linked) == 0
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_links_stay_when_rows_of_other_filters_come(opened: Callable[..., ti.Index]) -> None:
+    """What matched is forgotten when there is too much of it; not if it is linked."""
+    index = opened()
+    assert index.warm(HALF)
+    linked = matching_of(index, HALF)
+    for limit in range(600):
+        index.count({"r": {"$lt": limit}})
+    assert index.snapshot()._matchings.get(linked.key) is None
+    assert matching_of(index, HALF) is linked
+    index.filter_links_mb = 0
+    assert matching_of(index, HALF) is not linked
+    assert index.stats().filter_links_bytes == 0
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_a_limit_that_falls_meanwhile_holds(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = opened()
+    link = Matching.link
+
+    def lowered(matching: Matching, going_on: Callable[[], bool]) -> bool:
+        index._linking._max_bytes = 0
+        return link(matching, going_on)
+
+    monkeypatch.setattr(Matching, "link", lowered)
+    assert not index.warm(HALF)
+    assert index.stats().filter_links_bytes == 0
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_what_fails_in_one_segment_leaves_none_linked(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, calls, link = opened("three"), [], prefix_graph.CoarseTier.link
+
+    def once(tier: Any, among: Any, going_on: Any) -> None:
+        calls.append(tier)
+        if len(calls) == 2:
+            raise MemoryError("no more")
+        link(tier, among, going_on)
+
+    monkeypatch.setattr(prefix_graph.CoarseTier, "link", once)
+    with pytest.raises(MemoryError):
+        index.warm(HALF)
+    assert len(calls) == 2
+    assert matching_of(index, HALF).links_bytes == 0
+    assert index.warm(HALF)
+
+
+@needs_engine
+def test_a_segment_where_links_do_not_pay_is_not_passed_over(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner takes a filter for linked only if walks go by links wherever they go."""
+    few_are_linked(monkeypatch)
+    monkeypatch.setattr(coarse_links, "MOST_SHARE", 0.6)
+    index = opened("three")
+    where = {"$or": [{"r": {"$lt": 4_000}}, {"id": {"$in": list(range(4_400))}}]}  # all of the first
+    assert not index.warm(where)
+    assert index.warm({"r": {"$lt": 4_000}})
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_a_filter_that_all_rows_match_is_none(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(folder / "one", tmp_path / "copy")
+    with ti.open(tmp_path / "copy") as index:
+        index.delete(np.arange(0, ROWS, 2).tolist())
+        assert not index.warm({})
+        assert index.warm(KIN)
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_no_more_threads_is_no_error(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linking, "NS_PER_ROW", 1)
+
+    def none(_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    index = opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(linking.Thread, "start", none)
+        assert len(index.search(QUERIES[0], where=HALF).ids) == 10
+        assert matching_of(index, HALF).spent_ns == 0
+    index.search(QUERIES[0], where=HALF)
+    until(lambda: matching_of(index, HALF).linked)
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+def test_results_keep_nothing_of_links_that_went(opened: Callable[..., ti.Index]) -> None:
+    index = opened()
+    index.warm(HALF)
+    links = weakref.ref(selection_of(index, HALF).links.rows)
+    kept = [index.search(query, where=HALF) for query in QUERIES[:5]]
+    index.filter_links_mb = 0
+    gc.collect()
+    assert links() is None
+    assert all(one.stats.rows_read for one in kept)
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("linked", [False, True])
+def test_prepared_and_other_searches_agree(opened: Callable[..., ti.Index], linked: bool) -> None:
+    """The former begin where they looked around, and with what they met there."""
+    index = opened()
+    if not linked:
+        index.filter_links_mb = 0
+    assert index.warm(HALF) == index.warm(KIN) == linked
+    for where in (HALF, KIN):
+        prepared = [index.search(query, where=where) for query in QUERIES]
+        others = [index.search(query, where=where, strict=True) for query in QUERIES]
+        assert any(one.plan.strategy == "graph" for one in prepared)
+        assert [one.plan for one in prepared] == [one.plan for one in others]
+        assert recall_of(prepared, where) == pytest.approx(recall_of(others, where), abs=0.02)
+        assert recall_of(prepared, where) >= 0.95

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import tiered_index as ti
-from tiered_index.compiled import get_engine
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
 DIM, ROWS = 1_024, 5_000
@@ -112,25 +111,32 @@ def test_a_file_that_was_cut_is_an_error(folder: Path, tmp_path: Path) -> None:
             index.get([4_000], include_vectors=True)
 
 
-@pytest.mark.skipif(get_engine() is None, reason="of the compiled engine")
-def test_rows_that_are_cut_off_meanwhile_come_last(folder: Path, tmp_path: Path) -> None:
-    """After the file's size was asked: a mapping would end the process."""
+@pytest.mark.parametrize("more", [{}, {"where": {"even": True}}, {"ef": 64, "candidates": 32}])
+def test_a_row_that_cannot_be_read_is_an_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    """The file is cut after its size was asked, where a mapping would end the process."""
     shutil.copytree(folder, tmp_path / "cut")
     with ti.open(tmp_path / "cut", mode="r", full_reads="copied") as index:
-        road: Any = index.snapshot().scope.road
+        assert len(index.search(QUERIES[0], **more).ids) == 10
         (rows,) = (tmp_path / "cut").glob("segments/*/rows.parquet")
-        road._rows(scan=False)
-        os.truncate(rows, rows.stat().st_size // 2)
-        query = QUERIES[0] / np.linalg.norm(QUERIES[0])
-        prefix = (query[:64] / np.linalg.norm(query[:64])).astype(np.float32)
-        found = get_engine().answer(
-            index.snapshot().segments[0].segment.coarse.fields, road._full, prefix, query, 200, 200, 200
-        )
-        half = ROWS // 2 + 600  # the file's tail is its footer, and metadata lies between
-        there = np.isfinite(found.scores)
-        assert 0 < there.sum() < 200
-        assert not there[np.argmin(there) :].any()
-        assert found.rows[there].max() <= half
+        mapped = index.snapshot().segments[0].segment.full.mapped
+        os.truncate(rows, rows.stat().st_size // 4)
+        monkeypatch.setattr(mapped, "size", 0)  # as if it had been asked just before
+        for query in (*QUERIES[:5], QUERIES):
+            with pytest.raises(ti.CorruptIndexError, match=r"ends before byte|was cut"):
+                index.search(query, **more)
+
+
+def test_a_search_outlives_the_closing_of_its_index(folder: Path) -> None:
+    with ti.open(folder, mode="r", full_reads="copied") as index:
+        full = index.snapshot().segments[0].segment.full
+        expected = full.gather(np.arange(5))
+        index.close()
+        assert os.fstat(full.descriptor).st_size > 0
+    offsets = full._offsets(np.arange(5)).tolist()
+    read = [os.pread(full.descriptor, expected[0].nbytes, offset) for offset in offsets]
+    assert b"".join(read) == expected.tobytes()
 
 
 def test_later_generations_are_read_alike(tmp_path: Path) -> None:

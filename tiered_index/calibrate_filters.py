@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +13,6 @@ from pyroaring import BitMap
 
 from tiered_index.exact import exact_among
 from tiered_index.planner.among import EFS, Among, Curve, measure_among
-from tiered_index.storage.linking import where_it_pays
 from tiered_index.storage.live import ROW_BITS, ROW_MASK
 from tiered_index.storage.matching import Matching
 from tiered_index.storage.snapshot import Snapshot
@@ -29,7 +29,7 @@ LEAST_INDEXED: Final = 20_000
 """Fewer rows are scanned, whatever the filter, rather than walked."""
 
 _LEAST_SHARE = 0.02
-_SECONDS, _SECONDS_PER_ROW = 0.5, 3e-6
+_SECONDS, _SECONDS_PER_ROW = 0.5, 6e-6
 _SEED = 21
 _BLOCK_ROWS = 32_768
 
@@ -72,8 +72,10 @@ def calibrate_filters(
     found = measure_among(subject)
     if found is None:
         return None
-    subject.link()
-    return msgspec.structs.replace(found, linked=measure_among(subject) if subject.shares else None)
+    linked = measure_among(subject) if subject.by_links() else None
+    if linked is not None:  # of kinds that were not met by links, walks without tell the least
+        linked = msgspec.structs.replace(linked, kinds={**found.kinds, **linked.kinds})
+    return msgspec.structs.replace(found, linked=linked)
 
 
 def _masks(snapshot: Snapshot, own: NDArray[np.int64] | None) -> list[NDArray[np.bool_]]:
@@ -119,6 +121,7 @@ class _Subject:
     ) -> None:
         k = self.k = truth.shape[1]
         self.everywhere = everywhere
+        self._links = False
         self._own = own is not None  # each finds itself among all rows
         self._truth_of_all = truth
         number = _graph_of(snapshot)
@@ -136,15 +139,24 @@ class _Subject:
         self.near = np.array([[road.share_near(prefix) for prefix in self._prefixes] for road in self._roads])
         self._truth = exact_among(snapshot, queries, k, number, masks)
 
-    def link(self) -> None:
-        """Link the rows of filters among themselves, and leave only those where that can be."""
-        for matching in self._matching:
-            matching.link(where_it_pays, lambda: True)
-        kept = [i for i, matching in enumerate(self._matching) if matching.linked]
+    def by_links(self) -> bool:
+        """Walk by links from now on, among those filters that have some; return whether any does."""
+        kept = [i for i, matching in enumerate(self._matching) if matching.would_take]
         self._matching = [self._matching[i] for i in kept]
         self._roads = [self._roads[i] for i in kept]
         self.shares = [self.shares[i] for i in kept]
         self.near, self._truth = self.near[kept], [self._truth[i] for i in kept]
+        self._links = True
+        return bool(kept)
+
+    @contextmanager
+    def among(self, chosen: int) -> Iterator[None]:
+        matching = self._matching[chosen]
+        if self._links:  # one at a time: those of all would take more memory than the graph
+            matching.link(lambda: True)
+        yield
+        if self._links:
+            matching.unlink()
 
     def takes(self, chosen: int, ef: int) -> bool:
         return bool(self._roads[chosen].takes(self.k, max(ef, self.k), scan=False))

@@ -30,7 +30,7 @@ _AFTER_NS = 35_000
 _AFTER_SHARE = 0.02
 """The same as a share of the budget: a long walk leaves little of Python in the caches."""
 
-_AFTER_COLD_NS = 150_000
+_AFTER_COLD_NS = 220_000
 """The same where a row may have to be waited for."""
 
 _LONGEST_MS = 1e9

@@ -153,7 +153,7 @@ class Prepared:
         if ids is None:
             ids = snapshot.ids(rows)
         total_ms = (perf_counter_ns() - started_ns) / 1e6
-        hits = partial(self._hits, plan, rows, scores, told, total_ms)
+        hits = partial(_hits, plan, rows, scores, told, total_ms, self._row_bytes)
         outcome = Outcome(self._decision, planning.chooser, self._k, hits, total_ms)
         if planning.chooser is not None and self._calls % LEARN_EVERY == 0:
             learn(self._decision, planning.chooser, self._k, outcome.hits)
@@ -165,31 +165,34 @@ class Prepared:
         if asked is None:
             return None
         plan, (rows, _, scores, told) = asked
-        return self._hits(plan, rows, scores, told, (perf_counter_ns() - started_ns) / 1e6)
+        took_ms = (perf_counter_ns() - started_ns) / 1e6
+        return _hits(plan, rows, scores, told, took_ms, self._row_bytes)
 
-    def _hits(
-        self,
-        plan: Plan,
-        rows: NDArray[np.int64],
-        scores: NDArray[np.float32],
-        told: NDArray[np.float64],
-        total_ms: float,
-    ) -> Hits:
-        margin, missed, late, distances, rows_read, cold_rows, coarse_ns, rescore_ns = told.tolist()
-        scan = plan.strategy == "scan"
-        stats = SearchStats(
-            total_ms=total_ms,
-            coarse_ms=coarse_ns / 1e6,
-            rescore_ms=rescore_ns / 1e6,
-            queries=1,
-            parts_walked=int(not scan),
-            parts_scanned=int(scan),
-            rows_read=int(rows_read),
-            bytes_read=int(rows_read) * self._row_bytes,
-            cold_rows=int(cold_rows),
-            distances=int(distances),
-        )
-        return Hits(rows[None], scores[None], plan, stats, bool(late), margin, missed)
+
+def _hits(
+    plan: Plan,
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    told: NDArray[np.float64],
+    total_ms: float,
+    row_bytes: int,
+) -> Hits:
+    """Say what was found and what it took; until then a result keeps these, and no more of a search."""
+    margin, missed, late, distances, rows_read, cold_rows, coarse_ns, rescore_ns = told.tolist()
+    scan = plan.strategy == "scan"
+    stats = SearchStats(
+        total_ms=total_ms,
+        coarse_ms=coarse_ns / 1e6,
+        rescore_ms=rescore_ns / 1e6,
+        queries=1,
+        parts_walked=int(not scan),
+        parts_scanned=int(scan),
+        rows_read=int(rows_read),
+        bytes_read=int(rows_read) * row_bytes,
+        cold_rows=int(cold_rows),
+        distances=int(distances),
+    )
+    return Hits(rows[None], scores[None], plan, stats, bool(late), margin, missed)
 
 
 class PreparedSearches:
@@ -250,7 +253,8 @@ class PreparedSearches:
             found = basis, self._prepare(snapshot, called, scope, matching)
             if len(known) >= _KEPT:
                 known.clear()
-            known[called] = found
+            if matching is None or matching.linked == linked:  # else what was prepared keeps links that went
+                known[called] = found
         searches: Prepared = found[1]
         answer = searches.search(snapshot, query, started_ns)
         if answer is not None and matching is not None and self._linking.counts(matching):

@@ -296,7 +296,7 @@ class Reader(Watchable):
 
     def stats(self) -> IndexStats:
         """Return counts, and the bytes of each tier in memory and on disk."""
-        return index_stats(self._current.get(), self._linking.bytes)
+        return index_stats(self._current.get())
 
     @property
     def config(self) -> IndexConfig:
@@ -337,7 +337,7 @@ class Reader(Watchable):
     def filter_links_mb(self, megabytes: int | None) -> None:
         if megabytes is not None:
             megabytes = in_range("filter_links_mb", megabytes, 0) * _MB
-        self._linking.max_bytes = megabytes
+        self._linking.allow(self._current.get(), megabytes)
 
     @property
     def budget(self) -> Budget:

@@ -64,7 +64,7 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
     full_hnsw_bytes: int
 
 
-def index_stats(snapshot: Snapshot, filter_links_bytes: int) -> IndexStats:
+def index_stats(snapshot: Snapshot) -> IndexStats:
     """Add up a snapshot's segments."""
     manifest = snapshot.manifest
     memory = [live.segment.coarse.memory_bytes() for live in snapshot.segments]
@@ -86,7 +86,7 @@ def index_stats(snapshot: Snapshot, filter_links_bytes: int) -> IndexStats:
         coarse_graph_bytes=sum(graph for _, graph in memory),
         sketch_bytes=sum(entry.files[entry.sketch].size for entry in manifest.segments if entry.sketch),
         lookup_bytes=disk[LOOKUP_FILE],
-        filter_links_bytes=filter_links_bytes,
+        filter_links_bytes=snapshot.links_bytes,
         coarse_disk_bytes=sum(entry.files[entry.coarse].size for entry in manifest.segments),
         full_disk_bytes=disk[ROWS_FILE],
         lookup_disk_bytes=disk[LOOKUP_FILE],

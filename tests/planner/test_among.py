@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,13 +44,21 @@ class Law:
         self.shares = [0.6, 0.1, 0.1, 0.1]
         self.near = np.repeat([[0.6], [0.1], [0.05], [0.01]], queries, axis=1)
         self.widest = widest
+        self.inside: list[int] = []
         self.walked: set[tuple[int, int]] = set()
+
+    @contextmanager
+    def among(self, chosen: int) -> Iterator[None]:
+        self.inside.append(chosen)
+        yield
+        self.inside.remove(chosen)
 
     def takes(self, chosen: int, ef: int) -> bool:
         return ef <= self.widest
 
     def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float]:
         kind = kind_of(self.shares[chosen], float(self.near[chosen, query]))
+        assert self.inside == [chosen]
         self.walked.add((query, chosen))
         return law(ef / WIDER[kind]), 1e-3 * ef * (3.0 if kind == "sparse" else 1.5)
 

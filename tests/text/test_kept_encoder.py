@@ -88,6 +88,8 @@ def test_without_an_encoder_it_says_what_to_pass(tmp_path: Path) -> None:
             ti.TextIndex.open(tmp_path / "new", wrong)
     with pytest.raises(ti.ParameterError, match="mode"):
         ti.TextIndex.open(tmp_path / "new", encode, mode="x")  # type: ignore[arg-type]
+    with pytest.raises(ti.ParameterError, match="full_reads"):
+        ti.TextIndex.open(tmp_path / "new", encode, full_reads="x")  # type: ignore[arg-type]
     assert not (tmp_path / "new").exists()
 
 

@@ -149,6 +149,7 @@ class CoarseTier:
         """What the compiled engine knows of the graph, valid as long as the tier; None without one."""
         if self._engine is not None:
             self.fields = self._engine.graph_fields(*_faiss.graph_addresses(index))
+        self._links = all_rows(self.fields)
 
     @classmethod
     def open(cls, path: str, prefix_dim: int, rows: int) -> CoarseTier:
@@ -276,7 +277,7 @@ class CoarseTier:
     def links_of(self, among: Selection | None) -> Links:
         """Return what a compiled walk among some rows goes by, which must live as long as the walk."""
         links = None if among is None else among.links
-        return all_rows(self.fields) if links is None else links
+        return self._links if links is None else links
 
     def link(self, among: Selection, going_on: Callable[[], bool]) -> None:
         """Link some rows among themselves, so that walks among them take no longer than among all.
@@ -289,7 +290,7 @@ class CoarseTier:
             Asked every few milliseconds; when it returns False, nothing comes of it.
         """
         self.check()
-        among.link(self._engine, self.fields, going_on)
+        among.link(self._engine, self.fields, _faiss.degree_of(self._index), going_on)
 
     def links_bytes(self, rows: int) -> int:
         """Return what links among so many rows take in memory."""

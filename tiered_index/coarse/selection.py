@@ -59,9 +59,10 @@ class Selection:
             self._walked = {"live": self._bits()[0].ctypes.data, "seeds": seeds}
         return self._walked
 
-    def link(self, engine: Any, graph: NDArray[np.int64], going_on: Callable[[], bool]) -> None:
+    def link(self, engine: Any, graph: NDArray[np.int64], degree: int, going_on: Callable[[], bool]) -> None:
         """Link the rows among themselves, unless `going_on` returns False meanwhile."""
-        self.links = link(engine, graph, self._bits()[0].ctypes.data, self._total, self.rows, going_on)
+        live = self._bits()[0].ctypes.data
+        self.links = link(engine, graph, live, self._total, self.rows, degree, going_on)
 
     def parameters(self, ef: int | None) -> Any:
         """Return FAISS's parameters for a walk, or for a scan where `ef` is None."""

@@ -32,6 +32,7 @@ from tiered_index.compiled.beam import (
     RESCORE_NS,
     ROWS_READ,
     SIZE,
+    UNREAD,
     row_of,
 )
 from tiered_index.compiled.misses import margin, misses, misses_beyond, misses_by_estimates
@@ -79,6 +80,8 @@ def _until_few_are_missed(  # type: ignore[no-untyped-def]
         found = rescore(
             full, query, k, beam, last, limit, recent, sums, top_scores, top_rows, found, state, deadline
         )
+        if state[UNREAD]:
+            return found, 0.0
         if last == size and not state[LATE]:
             if beyond <= 0 or found < k:
                 return found, 0.0
@@ -124,7 +127,7 @@ def _read_in_order(  # type: ignore[no-untyped-def]
             state,
             deadline,
         )
-        if few <= 0.0 or found == 0:
+        if few <= 0.0 or found == 0 or state[UNREAD]:
             break
         missed = misses_by_estimates(sums, state[ROWS_READ], top_scores[found - 1], order, last, count)
         if state[LATE] or last == min(count, candidates) or missed <= few:
@@ -306,9 +309,18 @@ def answer(  # type: ignore[no-untyped-def]
         state[RESCORE_NS] += clock - walked
         if found == k and state[ROWS_READ] >= WINDOW:
             reached = margin(top_scores[k - 1], recent)
-        if scanned or state[LATE] or now_ef >= ef or state[SIZE] < now_ef or state[ROWS_READ] >= candidates:
+        if (
+            scanned
+            or state[UNREAD]
+            or state[LATE]
+            or now_ef >= ef
+            or state[SIZE] < now_ef
+            or state[ROWS_READ] >= candidates
+        ):
             break
         if reached >= stop:
             break
         now_ef = min(ef, now_ef + (now_ef >> 1))
+    if state[UNREAD]:  # no answer: another way says what is wrong
+        found = state[ROWS_READ] = state[LATE] = 0
     return found, reached, missed

@@ -56,11 +56,6 @@ def linked(graph: Rows, places: int, links: int) -> Rows:
     return found
 
 
-def degree(graph: Rows) -> int:
-    """Return how many links a row has on level 0."""
-    return int(graph[coarse.BASE_DEGREE])
-
-
 def full_fields(
     mapping: int,
     bases: int,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tiered_index.compiled.beam import COLD, COLD_ROWS, LATE, ROWS_READ, SCORED, row_of
+from tiered_index.compiled.beam import COLD, COLD_ROWS, LATE, ROWS_READ, SCORED, UNREAD, row_of
 from tiered_index.compiled.operations import (
     load_f32,
     load_i64,
@@ -55,12 +55,12 @@ def _offset(full, row):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _score(full, query, row, copy):  # type: ignore[no-untyped-def]
-    """Score a row; one that cannot be read, because the file was cut just now, comes last."""
+def _score(full, query, row, copy, state):  # type: ignore[no-untyped-def]
     if full[COPIED]:
         address = copy.ctypes.data
         if read_at(full[DESCRIPTOR], address, full[ROW_BYTES], _offset(full, row)) < full[ROW_BYTES]:
-            return np.float32(-np.inf)
+            state[UNREAD] = 1
+            return np.float32(0.0)
     else:
         address = full[MAPPING] + _offset(full, row)
     score = dot_f16(address, query, full[DIM]) if full[HALF] else dot_f32(address, query, full[DIM])
@@ -102,7 +102,10 @@ def keep(score, row, k, found, top_scores, top_rows):  # type: ignore[no-untyped
 def rescore(  # type: ignore[no-untyped-def]
     full, query, k, beam, last, limit, recent, sums, top_scores, top_rows, found, state, deadline
 ):
-    """Score the rows of ``beam[:last]`` that are not scored yet, at most `limit` in all; return found."""
+    """Score the rows of ``beam[:last]`` that are not scored yet, at most `limit` in all; return found.
+
+    One that cannot be read, because its file was cut or the disk failed, ends it.
+    """
     copied = full[COPIED] != 0
     copy = np.empty(full[ROW_BYTES] if copied else 0, np.uint8)
     looked = nanoseconds()
@@ -123,7 +126,9 @@ def rescore(  # type: ignore[no-untyped-def]
             line = full[MAPPING] + _offset(full, row_of(beam[i + ahead])) + (2 - ahead) * _PREFETCHED
             for at in range(0, _PREFETCHED, _LINE):
                 prefetch(line + at)
-        score = _score(full, query, row, copy)
+        score = _score(full, query, row, copy, state)
+        if state[UNREAD]:
+            break
         recent[state[ROWS_READ] % WINDOW] = score
         guess, whole = np.float64(real(key >> 32)), np.float64(score)
         sums[0] += guess

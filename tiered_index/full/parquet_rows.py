@@ -58,6 +58,8 @@ class ParquetRows:
         self._dtype = np.dtype(dtype)
         self._row_bytes = dim * self._dtype.itemsize
         self.mapped = MappedFile(path)
+        # rows are copied by a descriptor of their own: a search that began before close() ends as it would
+        self._copies = MappedFile(path) if copied else self.mapped
         self._open(dim, dtype)
 
     def _open(self, dim: int, dtype: Dtype) -> None:
@@ -85,8 +87,8 @@ class ParquetRows:
 
     @property
     def descriptor(self) -> int:
-        """The open file's descriptor."""
-        return self.mapped.descriptor
+        """The descriptor that rows are asked for, or copied, by; if copied, open as long as this object."""
+        return self._copies.descriptor
 
     def check(self) -> None:
         """Raise if the file was closed or has become shorter."""

@@ -8,7 +8,9 @@ made for it and queries with known answers.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol
 
 import msgspec
@@ -92,6 +94,9 @@ class Subject(Protocol):
     near: NDArray[np.float64]
     """Of the rows near each query, the share that match each filter, shape (filters, queries)."""
 
+    def among(self, chosen: int) -> AbstractContextManager[object]:
+        """Return what is entered while a filter's rows are walked."""
+
     def takes(self, chosen: int, ef: int) -> bool:
         """Return whether a filter's rows are walked with such a beam, rather than scanned."""
 
@@ -128,16 +133,23 @@ def measure_among(subject: Subject) -> Among | None:
             found = pairs[kind_of(subject.shares[chosen], float(subject.near[chosen, query]))]
             if len(found) < PAIRS:
                 found.append((query, chosen))
+    walked: dict[tuple[Kind, int], list[tuple[float, ...]]] = defaultdict(list)
+    for chosen in range(filters):
+        some = [(kind, query) for kind, asked in pairs.items() for query, of in asked if of == chosen]
+        with subject.among(chosen) if some else nullcontext():
+            for ef in EFS:
+                for kind, query in some if subject.takes(chosen, ef) else ():
+                    both = *subject.walk(query, chosen, ef), *subject.walk_all(query, ef)
+                    walked[kind, ef].append(both)
     kinds: dict[Kind, Curve] = {}
     slower = [1.0]
     for kind, asked in pairs.items():
         curve = []
         for ef in EFS:
-            taken = [pair for pair in asked if subject.takes(pair[1], ef)]
+            taken = walked[kind, ef]
             if len(taken) < FEWEST_PAIRS or len(taken) < len(asked):
                 break
-            seen = np.array([subject.walk(query, chosen, ef) for query, chosen in taken])
-            alone = np.array([subject.walk_all(query, ef) for query, _ in taken])
+            seen, alone = np.split(np.array(taken), 2, axis=1)
             more = seen[:, 0] - alone[:, 0]
             change = float(more.mean()) - ERRORS * float(more.std()) / math.sqrt(len(more))
             curve.append((ef, max(_recall_at(subject.everywhere, ef) + min(change, 0.0), 0.0)))

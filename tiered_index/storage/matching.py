@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Hashable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
+from tiered_index.coarse.links import LEAST_ROWS, pays
 from tiered_index.filters.columns import columns_of, places
 from tiered_index.filters.nodes import And, Constant, In, IsNull, Leaf, Matches, Node, Not, Or, Range
 from tiered_index.full.bounds import Bounds
@@ -37,9 +39,14 @@ class Matching:
         changed.
     count : int
         How many in all.
+    key : hashable
+        By which a snapshot finds them.
     """
 
-    def __init__(self, rows: tuple[BitMap, ...], segments: tuple[LiveSegment, ...]) -> None:
+    def __init__(
+        self, rows: tuple[BitMap, ...], segments: tuple[LiveSegment, ...], key: Hashable = None
+    ) -> None:
+        self.key = key
         self.rows = rows
         self.count = sum(map(len, rows))
         self._segments = segments
@@ -76,16 +83,32 @@ class Matching:
         links = [part.among.links for part in self._scope.parts if part.among is not None]
         return sum(found.bytes for found in links if found is not None)
 
-    def would_take(self, where: Callable[[int, int], bool]) -> int:
-        """Return what links take in memory where `where` is true of how many rows of a segment match."""
-        return sum(part.tier.links_bytes(part.rows) for part in self._walked(where))
+    @cached_property
+    def would_take(self) -> int:
+        """What links would take in memory; 0 unless they shorten the walks of all segments with any."""
+        walked = self._walked()
+        everything = self.count == sum(live.rows for live in self._segments)
+        if everything or not all(pays(part.rows, part.tier.rows) for part in walked):
+            return 0
+        return sum(part.tier.links_bytes(part.rows) for part in walked)
 
-    def link(self, where: Callable[[int, int], bool], going_on: Callable[[], bool]) -> None:
-        """Link the rows of such segments, unless `going_on` returns False meanwhile."""
-        for part in self._walked(where):
-            if part.among is not None:
-                part.tier.link(part.among, going_on)
-        self.linked = self.links_bytes > 0
+    def link(self, going_on: Callable[[], bool]) -> bool:
+        """Link the rows of every segment where walks go, unless `going_on` returns False meanwhile.
+
+        Return whether they are linked.
+        """
+        try:
+            for part in self._walked():
+                if part.among is not None and going_on():
+                    part.tier.link(part.among, going_on)
+        except BaseException:
+            self.unlink()
+            raise
+        if all(part.among is not None and part.among.links is not None for part in self._walked()):
+            self.linked = True
+        else:
+            self.unlink()
+        return self.linked
 
     def unlink(self) -> None:
         """Let go of links; the time that searches spend is counted from now on."""
@@ -97,12 +120,9 @@ class Matching:
         self.spent_ns = 0
         self.unlinked += 1
 
-    def _walked(self, where: Callable[[int, int], bool]) -> list[CoarsePart]:
-        return [
-            part
-            for part in self.scope.parts
-            if part.tier.fields is not None and where(part.rows, part.tier.rows)
-        ]
+    def _walked(self) -> list[CoarsePart]:
+        """Return the parts that are walked rather than scanned."""
+        return [part for part in self.scope.parts if part.tier.fields is not None and part.rows >= LEAST_ROWS]
 
     def addresses(self, limit: int | None = None) -> NDArray[np.int64]:
         """Return the rows' addresses in the snapshot, ascending; the first `limit` of them, or all."""
@@ -123,7 +143,7 @@ class Matching:
 
 
 def match(node: Node, segments: tuple[LiveSegment, ...]) -> Matching:
-    """Return the rows of segments that match a filter.
+    """Return the rows of segments that match a filter, which is their key.
 
     Raises
     ------
@@ -133,7 +153,7 @@ def match(node: Node, segments: tuple[LiveSegment, ...]) -> Matching:
         A column cannot be read.
     """
     rows = tuple(_rows(node, live.segment) - live.deleted for live in segments)
-    return Matching(rows, segments)
+    return Matching(rows, segments, node)
 
 
 def _rows(node: Node, segment: Segment) -> BitMap:

@@ -92,6 +92,7 @@ class Snapshot:
         self.scope = whole(self.segments)
         self.rows = self.scope.rows
         self._matchings: Recent[Matching] = Recent(MATCHINGS_BYTES)
+        self._linked: dict[Hashable, Matching] = {}  # changed by a copy: others may look at it meanwhile
         self._parsed: dict[Hashable, Node] = {}
         self.prepared: dict[Hashable, Any] = {}
         """Searches among all rows that are prepared."""
@@ -178,11 +179,29 @@ class Snapshot:
                 if len(self._parsed) >= _MOST_PARSED:
                     self._parsed.clear()
                 self._parsed[key] = node
-        found = self._matchings.get(node)
+        found = self._linked.get(node) or self._matchings.get(node)
         if found is None:
             found = match(node, self.segments)
             self._matchings.put(node, found, found.bytes)
         return found
+
+    @property
+    def linked(self) -> list[Matching]:
+        """The rows of filters that are linked among themselves."""
+        return list(self._linked.values())
+
+    @property
+    def links_bytes(self) -> int:
+        """What links among the rows of filters take in memory."""
+        return sum(matching.links_bytes for matching in self.linked)
+
+    def hold(self, matching: Matching) -> None:
+        """Keep the rows of a filter, which are linked, until :meth:`let_go`; by one thread at a time."""
+        self._linked = {**self._linked, matching.key: matching}
+
+    def let_go(self, matching: Matching) -> None:
+        """Keep the rows of a filter no longer than those of others."""
+        self._linked = {key: held for key, held in self._linked.items() if held is not matching}
 
     def _parse(self, where: Any) -> Node:
         kind = self.manifest.id_kind

@@ -113,6 +113,7 @@ keep_generations, merge_policy, full_reads
             "tail_sketch": tail_sketch,
         }
         one_of("mode", mode, ("rw", "r"))
+        one_of("full_reads", full_reads, ("mapped", "copied"))
         in_range("keep_generations", keep_generations, 1)
         if not index_exists(path):
             if encoder is None or mode == "r" or generation is not None:
