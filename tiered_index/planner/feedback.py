@@ -13,7 +13,9 @@ that one stalled query moves it no further than any other; 70 slow queries in a 
 
 MAX_FACTOR = 20.0
 _GRAIN = 0.1
-"""Corrections are used in steps of ten per cent, so that choices made before are found again."""
+_LEAVES = 0.8
+"""Corrections are used in steps of ten per cent, so that choices made before are found again; each is kept
+until the correction is so many steps away, or a query in ten would wait for another choice."""
 
 COLD_RATE = 0.1
 """Weight of the newest query in the share of rows that had to be waited for."""
@@ -81,7 +83,8 @@ class Feedback:
         if (cold_rows > 0) == (state.cold_share > 0.0):  # else it was another time than predicted
             self._rescore = _moved(self._rescore, observed[1], predicted[1] / state.rescore)
         cold = round(self._cold_share / _COLD_GRAIN) * _COLD_GRAIN
-        self._state = State(_stepped(self._coarse), _stepped(self._rescore), cold, self._misses)
+        coarse, rescore = _stepped(self._coarse, state.coarse), _stepped(self._rescore, state.rescore)
+        self._state = State(coarse, rescore, cold, self._misses)
 
     def use_misses(self, correction: Correction | None) -> None:
         """Correct recalls by this from now on; see :mod:`tiered_index.planner.misses`."""
@@ -97,7 +100,10 @@ def _moved(correction: float, observed: float, predicted: float) -> float:
     return min(max(correction + math.copysign(min(STEP, abs(error)), error), -limit), limit)
 
 
-def _stepped(correction: float) -> float:
+def _stepped(correction: float, before: float) -> float:
+    """Return the step of a correction: the one it was on, until it is clearly nearer to another."""
+    if abs(correction - math.log(before)) < _LEAVES * _GRAIN:
+        return before
     return math.exp(round(correction / _GRAIN) * _GRAIN)
 
 
