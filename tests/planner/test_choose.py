@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -235,6 +236,18 @@ def test_corrections_follow_the_median(coarse: float, rescore: float, seed: int,
     assert abs(math.log(state.coarse / coarse)) < 0.2
     assert abs(math.log(state.rescore / rescore)) < 0.2
     assert state.cold_share == 0.0
+
+
+@given(SEEDS, st.floats(0.5, 3.0))
+def test_a_correction_that_wavers_stays(seed: int, slower: float) -> None:
+    """Wherever it comes to rest, between two steps too."""
+    draw = np.random.default_rng(seed)
+    feedback, states = Feedback(), []
+    for noise in np.exp(0.2 * draw.normal(size=1_500)):
+        feed(feedback, np.array([slower * noise]), np.ones(1))
+        states.append(feedback.state())
+    changes = sum(one != other for one, other in pairwise(states[500:]))
+    assert changes <= 4  # the median itself moves a little; without hysteresis up to hundreds
 
 
 def test_corrections_are_bounded_and_come_back() -> None:
