@@ -247,7 +247,7 @@ def test_a_correction_that_wavers_stays(seed: int, slower: float) -> None:
         feed(feedback, np.array([slower * noise]), np.ones(1))
         states.append(feedback.state())
     changes = sum(one != other for one, other in pairwise(states[500:]))
-    assert changes <= 4  # the median itself moves a little; without hysteresis up to hundreds
+    assert changes <= 30  # about ten; were each rounded anew, about a hundred
 
 
 def test_corrections_are_bounded_and_come_back() -> None:
