@@ -328,7 +328,7 @@ class Reader(Watchable):
     def filter_links_mb(self) -> int | None:
         """What links among the rows of filters may take in memory, in MB of 10**6 bytes; see :meth:`warm`.
 
-        None for a quarter of the coarse tier, but at least 67; with 0 there are none.
+        None for three eighths of the coarse tier, but at least 67; with 0 there are none.
         """
         limit = self._linking.max_bytes
         return None if limit is None else limit // _MB

@@ -16,7 +16,7 @@ NS_PER_ROW = 1_000
 """What linking a row takes: measured 250 where nine of ten match, 1,400 where one does."""
 
 LEAST_BYTES = 64 << 20
-SHARE_OF_COARSE = 0.25
+SHARE_OF_COARSE = 0.375
 """What links may take, of the coarse tier or at least, where nothing else was said."""
 
 _log = logging.getLogger("tiered_index")
