@@ -30,7 +30,7 @@ from tiered_index.storage.scope import Scope
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import prepare_queries
 
-LEARN_EVERY = 8
+LEARN_EVERY = 4
 """One query of so many is learnt from: that takes as much of Python as the rest of a call."""
 
 _FLOAT32 = np.dtype(np.float32)
