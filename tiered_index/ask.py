@@ -14,6 +14,7 @@ from tiered_index.outcome import Outcome, learn
 from tiered_index.planning import Planning
 from tiered_index.results import Hits, SearchResult
 from tiered_index.search import search
+from tiered_index.storage.linking import Linking
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import prepare_queries
 
@@ -21,6 +22,7 @@ from tiered_index.validate.vectors import prepare_queries
 def ask(
     snapshot: Snapshot,
     planning: Planning,
+    linking: Linking,
     query: Any,
     k: int,
     budget: Budget,
@@ -38,6 +40,8 @@ def ask(
         What is searched.
     planning : Planning
         Chooses, and learns.
+    linking : Linking
+        Links the rows of filters that are asked often.
     query : array_like, shape (dim,) or (n, dim)
         One query, or several.
     k : int
@@ -84,6 +88,8 @@ def ask(
                 Budget(latency_ms=budget.latency_ms), {"prefix_dim": snapshot.config.prefix_dim}
             )
             hits = found(decision)
+        if matching is not None and linking.counts(matching):
+            linking.asked(snapshot, matching, hits.stats.coarse_ms)
         if single and planning.due():
             planning.keep(queries[0])
     addresses, scores = (hits.addresses[0], hits.scores[0]) if single else (hits.addresses, hits.scores)

@@ -130,7 +130,7 @@ class Reader(Watchable):
         started_ns = perf_counter_ns()
         if tag is not None:
             check_tag(tag)
-        snapshot, planning = self._current.get(), self._planning
+        snapshot, planning, linking = self._current.get(), self._planning, self._linking
         if group_by is None and not exact and not strict:
             called = (k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef, candidates)
             found = self._prepared.search(snapshot, query, called, started_ns, where)
@@ -142,14 +142,23 @@ class Reader(Watchable):
         fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates, "exact": exact or None}
 
         def answer(count: int) -> SearchResult:
-            return ask(snapshot, planning, query, count, asked, fixed, started_ns, strict=strict, where=where)
+            return ask(
+                snapshot,
+                planning,
+                linking,
+                query,
+                count,
+                asked,
+                fixed,
+                started_ns,
+                strict=strict,
+                where=where,
+            )
 
         if group_by is None:
             result = answer(k)
         else:
             result = grouped(snapshot, answer, k, group_by, group_size, once=asked.latency_ms is not None)
-        if where is not None and self._linking.counts(matching := snapshot.matching(where)):
-            self._linking.asked(snapshot, matching, result.stats.coarse_ms)
         if (watch := self._watch) is not None:
             called = (k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef, candidates)
             watch.saw(snapshot, result, query, called, tag, where, group_by)
