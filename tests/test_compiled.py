@@ -21,7 +21,8 @@ import pytest
 import tiered_index as ti
 from tiered_index.coarse import _faiss
 from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF, CoarseTier
-from tiered_index.compiled import DISABLE, forget_stale
+from tiered_index.compiled import DISABLE
+from tiered_index.compiled.layout import MIN_TABLE, TABLE, TABLE_SIZE, TOP_LEVEL
 from tiered_index.limits import NO_LIMITS, Limits
 from tiered_index.results import Hits
 from tiered_index.search import search
@@ -31,8 +32,6 @@ from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 from .multiplied import multiplied
 
 engine = pytest.importorskip("tiered_index.compiled.engine")
-MIN_TABLE = pytest.importorskip("tiered_index.compiled.beam").MIN_TABLE
-TOP_LEVEL = pytest.importorskip("tiered_index.compiled.walk").TOP_LEVEL
 
 DIM, PREFIX_DIM, ROWS = 64, 32, 12_000
 SMALL_ROWS = 6_000
@@ -293,7 +292,8 @@ def test_rows_that_are_met_again_are_found_once(index: ti.Index, data: tuple, st
 
     def with_a_small_table() -> list[Any]:
         found, scored = answers(), distances()
-        engine._room.table = engine._room.table[:MIN_TABLE]
+        room = engine._room
+        room.table = room._placed(room.table[:MIN_TABLE], TABLE, TABLE_SIZE)
         again = answers()
         assert distances() > 1.1 * scored  # many were met again and scored again
         assert all(len(set(one)) == len(one) for one in again)
@@ -303,18 +303,13 @@ def test_rows_that_are_met_again_are_found_once(index: ti.Index, data: tuple, st
         assert thread.submit(with_a_small_table).result() == [answers()] * 2
 
 
-def test_loading_answers_one_query() -> None:
-    assert engine.load().rows.tolist() == [0]
-
-
-def test_nothing_is_compiled_for_a_query_that_may_not_be_written(tmp_path: Path, data: tuple) -> None:
+def test_a_query_that_may_not_be_written(tmp_path: Path, data: tuple) -> None:
     with ti.open(tmp_path / "g.tidx", DIM, prefix_dim=PREFIX_DIM, metric="dot") as index:
         index.add(np.arange(SMALL_ROWS), data[0][:SMALL_ROWS])
         query = data[1][0].copy()
         expected = index.search(query).ids.tolist()
         query.flags.writeable = False
         assert index.search(query).ids.tolist() == expected
-    assert len(engine.both.answer.signatures) == 1
 
 
 # The whole road
@@ -590,35 +585,6 @@ def test_a_forked_child_answers_alike(index: ti.Index, data: tuple) -> None:
         child.kill()
     assert child.exitcode == 0
     assert look() == before
-
-
-# What Numba keeps
-
-
-def test_what_was_compiled_of_other_sources_is_forgotten(tmp_path: Path) -> None:
-    (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "a.py").write_text("1")
-    kept = [tmp_path / "__pycache__" / name for name in ("a.f-1.py311.nbi", "a.f-1.py311.1.nbc")]
-
-    def compiled() -> list[bool]:
-        for path in kept:
-            path.write_bytes(b"machine code")
-        forget_stale(tmp_path)
-        return [path.exists() for path in kept]
-
-    assert compiled() == [False, False]  # nobody knows of what it was made
-    assert compiled() == [True, True]
-    (tmp_path / "b.py").write_text("2")
-    assert compiled() == [False, False]
-    assert compiled() == [True, True]
-    os.utime(tmp_path / "a.py", ns=(1, 1))
-    assert compiled() == [False, False]
-
-
-def test_a_folder_that_may_not_be_written_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "__pycache__").write_text("no folder")
-    forget_stale(tmp_path)
-    assert (tmp_path / "__pycache__").read_text() == "no folder"
 
 
 # Without Numba

@@ -17,7 +17,7 @@ import tiered_index as ti
 from tiered_index.coarse import selection as selections
 from tiered_index.coarse.prefix_graph import CoarseTier
 from tiered_index.coarse.selection import Selection
-from tiered_index.compiled import DISABLE
+from tiered_index.compiled import DISABLE, layout
 from tiered_index.limits import NO_LIMITS, Limits
 from tiered_index.rescoring import expected_misses
 from tiered_index.results import Hits
@@ -31,6 +31,7 @@ both = pytest.importorskip("tiered_index.compiled.answer")
 engine = pytest.importorskip("tiered_index.compiled.engine")
 beams = pytest.importorskip("tiered_index.compiled.beam")
 some = pytest.importorskip("tiered_index.compiled.scan")
+sorting = pytest.importorskip("tiered_index.compiled.sorting")
 coarse = pytest.importorskip("tiered_index.compiled.walk")
 
 DIM, PREFIX_DIM, ROWS = 64, 32, 8_000
@@ -79,11 +80,11 @@ def a_plan(strategy: str, ef: int, **more: Any) -> ti.Plan:
 
 
 def scanned(tier: CoarseTier, prefix: np.ndarray, rows: np.ndarray, room: int) -> tuple[np.ndarray, ...]:
-    keys, state = np.zeros(2 * room, np.int64), np.zeros(beams.STATE_FIELDS, np.int64)
+    keys, state = np.zeros(2 * room, np.int64), np.zeros(layout.STATE_FIELDS, np.int64)
     asked = coarse.asked(tier.fields, prefix.ctypes.data, len(prefix))
     some.scan(tier.fields, asked, len(prefix), rows, room, keys, state)
-    assert state[beams.DISTANCES] == len(rows)
-    return keys, state[beams.SIZE]
+    assert state[layout.DISTANCES] == len(rows)
+    return keys, state[layout.SIZE]
 
 
 def keys_of(tier: CoarseTier, prefix: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -102,7 +103,7 @@ def test_a_scan_keeps_the_best(tier: CoarseTier, data: tuple, count: int) -> Non
         beam, size = scanned(tier, prefix, rows, room)
         assert size == min(count, room)
         assert np.sort(beam[:size])[::-1].tolist() == keys[:room].tolist()
-        some.rank(beam, 0, size, size)
+        sorting.rank(beam, 0, size, size)
         assert beam[:size].tolist() == keys[:room].tolist()
         (exact,) = multiplied(tier, prefix[None], rows)
         found, scores, distances, late, _ = engine.walk(tier.fields, prefix, room, rows=rows)
@@ -138,7 +139,7 @@ def test_ranking_a_part_of_the_beam(size: int, first: int, last: int, few: bool,
     first = min(first, last)
     beam = np.random.default_rng(seed).integers(-5 if few else -(2**60), 5 if few else 2**60, size)
     before = beam.copy()
-    some.rank(beam, first, last, size)
+    sorting.rank(beam, first, last, size)
     wanted = np.sort(before[first:])[::-1]
     assert beam[:first].tolist() == before[:first].tolist()
     assert beam[first:last].tolist() == wanted[: last - first].tolist()
@@ -210,7 +211,7 @@ def test_a_narrow_search_among_many_rows(index: ti.Index, data: tuple, ef: int) 
 def entry_of(tier: CoarseTier, prefix: np.ndarray) -> int:
     """Return where a walk begins on level 0: where it ends if there are no links that may be followed."""
     room = [np.empty(64, np.int64), np.empty(8_192, np.int32)]
-    state = np.zeros(beams.STATE_FIELDS, np.int64)
+    state = np.zeros(layout.STATE_FIELDS, np.int64)
     asked = coarse.asked(tier.fields, prefix.ctypes.data, len(prefix))
     coarse.begin(tier.fields, asked, len(prefix), 10, 0, engine.NO_SEEDS, *room, state)
     return int(beams.row_of(room[0][0]))
@@ -273,9 +274,10 @@ def test_rows_that_are_met_again_are_found_once(index: ti.Index, tier: CoarseTie
 
     def with_a_small_table() -> list[Any]:
         found = walks() + hits()  # makes room
-        engine._room.table = engine._room.table[: beams.MIN_TABLE]
+        room = engine._room
+        room.table = room._placed(room.table[: layout.MIN_TABLE], layout.TABLE, layout.TABLE_SIZE)
         again = walks() + hits()
-        assert len(engine._room.table) == beams.MIN_TABLE
+        assert len(engine._room.table) == layout.MIN_TABLE
         assert all(len(set(one)) == len(one) for one in again)
         return found + again
 
@@ -301,7 +303,7 @@ def test_misses_are_those_of_numpy(count: int, rest: int, k: int, slope: float, 
     full = (slope * guesses + draw.normal(0, 0.05, count + rest)).astype(np.float32)[:count]
     x, y = guesses[:count].astype(np.float64), full.astype(np.float64)
     sums = np.array([x.sum(), y.sum(), (x * x).sum(), (x * y).sum(), (y * y).sum()])
-    keys = (guesses.view(np.int32).astype(np.int64) << 32) | (np.arange(count + rest) << beams.ROW_SHIFT)
+    keys = (guesses.view(np.int32).astype(np.int64) << 32) | (np.arange(count + rest) << layout.ROW_SHIFT)
     kth = np.sort(full)[-k]
     expected = expected_misses(guesses, full, k)
     assert both.misses(sums, count, kth, keys, count, count + rest) == pytest.approx(
@@ -422,11 +424,3 @@ def test_a_selection_of_any_size() -> None:
     seeds = Selection(10_000, np.arange(5_000, 9_999, dtype=np.int32)).settings(scan=False)["seeds"]
     assert len(seeds) == 16
     assert seeds.dtype == np.int64
-
-
-def test_nothing_is_compiled_for_a_filter(index: ti.Index, data: tuple) -> None:
-    rows = choices(data)["half"]
-    for strategy in ("graph", "scan"):
-        ask(index, data[1][0], 10, a_plan(strategy, 90, misses=0.1), rows)
-    assert len(both.answer.signatures) == 1
-    assert len(coarse.walk.signatures) == len(some.scan_all.signatures) == 1

@@ -329,7 +329,6 @@ def test_what_is_no_such_query_goes_the_general_way(make: Callable[..., ti.Index
     for other in [*others, read_only]:
         assert index.search(other).ids.tolist() == expected
     assert index.search(query[None]).ids.tolist() == [expected]
-    assert len(compiled.answer_prepared.signatures) == 1  # none was compiled anew for
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])

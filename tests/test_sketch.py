@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiered_index as ti
+from tiered_index.compiled import layout
 from tiered_index.config import IndexConfig, make_config
 from tiered_index.sketch import (
     ROUNDS,
@@ -141,7 +142,6 @@ def test_compiled_estimates_are_those_of_numpy(
     dims: int, bits: int, metric: str, narrower: bool, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     compiled = pytest.importorskip("tiered_index.compiled.sketch")
-    beams = pytest.importorskip("tiered_index.compiled.beam")
     config = config_of(dims, bits, metric)
     random = np.random.default_rng(seed)
     vectors = random.normal(size=(60, config.dim)).astype(np.float32)
@@ -155,18 +155,18 @@ def test_compiled_estimates_are_those_of_numpy(
     bits_of = scores.view(np.int32).astype(np.int64)
     keys = np.where(bits_of < 0, bits_of ^ 0x7FFFFFFF, bits_of) << 32
     beam = np.zeros(48, np.int64)
-    beam[:40] = keys | (rows << beams.ROW_SHIFT)
-    beam[3] |= beams.SCORED  # it was estimated before
+    beam[:40] = keys | (rows << layout.ROW_SHIFT)
+    beam[3] |= layout.SCORED  # it was estimated before
     order, sums = np.zeros(100, np.int64), np.zeros(5)
     planes, half_step, total = compiled.planes_of(fields, query)
     share = compiled.share_of(fields, query.ctypes.data, width)
     count = compiled.estimate(fields, planes, half_step, total, share, beam, 40, order, 0, sums)
     assert count == 39
-    assert (beam[:40] & beams.SCORED != 0).all()
+    assert (beam[:40] & layout.SCORED != 0).all()
     left = np.delete(np.arange(40), 3)
     found = (order[:39] >> 32).astype(np.int32)
     estimates = np.where(found < 0, found ^ 0x7FFFFFFF, found).astype(np.int32).view(np.float32)
-    np.testing.assert_array_equal((order[:39] >> beams.ROW_SHIFT) & (beams.MAX_ROWS - 1), rows[left])
+    np.testing.assert_array_equal((order[:39] >> layout.ROW_SHIFT) & (layout.MAX_ROWS - 1), rows[left])
     expected = sketch.estimates(query, width, rows[left], scores[left])
     np.testing.assert_allclose(estimates, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(sums[:2], [scores[left].sum(), expected.sum()], rtol=1e-4, atol=1e-4)

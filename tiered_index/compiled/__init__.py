@@ -11,7 +11,6 @@ import logging
 import os
 from functools import lru_cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 _log = logging.getLogger("tiered_index")
@@ -26,28 +25,6 @@ OTHERWISE = -2
 FEWER_NEAR, FAR_FEWER_NEAR, NONE_NEAR = -3, -4, -5
 """Instead of an answer: fewer of the rows near the query may be found than the plan is for, or none."""
 
-_HERE = Path(__file__).parent
-_STAMP = "sources"
-
-
-def forget_stale(folder: Path = _HERE) -> None:
-    """Delete what Numba kept beside the modules of a folder if one of them has changed since.
-
-    Numba looks at the module of a function alone, and would run what it compiled of others that are called.
-    """
-    found = [(path.name, path.stat()) for path in sorted(folder.glob("*.py"))]
-    now = "\n".join(f"{name} {of.st_size} {of.st_mtime_ns}" for name, of in found)
-    kept = folder / "__pycache__"
-    try:
-        if (kept / _STAMP).exists() and (kept / _STAMP).read_text() == now:
-            return
-        for path in kept.glob("*.nb[ic]"):
-            path.unlink(missing_ok=True)
-        kept.mkdir(exist_ok=True)
-        (kept / _STAMP).write_text(now)
-    except OSError as error:  # nothing may be written here: Numba keeps nothing here either
-        _log.debug("compiled code is left as it is: %s", error)
-
 
 @lru_cache(maxsize=1)
 def get_engine() -> Any:
@@ -55,9 +32,8 @@ def get_engine() -> Any:
     if os.environ.get(DISABLE):
         return None
     try:
-        forget_stale()
         found = import_module("tiered_index.compiled.engine")
-        found.load()
+        found.kernels()
     except (ImportError, RuntimeError) as error:  # RuntimeError: there is nowhere to keep what is compiled
         _log.debug("FAISS walks: %s", error)
         return None

@@ -24,7 +24,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tiered_index.compiled.beam import (
+from tiered_index.compiled.beam import row_of
+from tiered_index.compiled.layout import (
+    BITS,
     COARSE_NS,
     COLD,
     FULL,
@@ -33,13 +35,14 @@ from tiered_index.compiled.beam import (
     ROWS_READ,
     SIZE,
     UNREAD,
-    row_of,
+    WINDOW,
 )
 from tiered_index.compiled.misses import margin, misses, misses_beyond, misses_by_estimates
 from tiered_index.compiled.operations import nanoseconds, real
-from tiered_index.compiled.rescore import WINDOW, keep, rescore
-from tiered_index.compiled.scan import rank, scan
-from tiered_index.compiled.sketch import BITS, estimate, planes_of, share_of
+from tiered_index.compiled.rescore import keep, rescore
+from tiered_index.compiled.scan import scan
+from tiered_index.compiled.sketch import estimate, planes_of, share_of
+from tiered_index.compiled.sorting import rank
 from tiered_index.compiled.walk import asked, begin, settle
 
 FIRST_BEYOND = 4
@@ -52,7 +55,7 @@ _LEAST_FOLLOWING = 16
 _ENOUGH = 0.9  # of ef, what a walk must have found where fewer are read
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _best_estimates(order, first, count, k, recent, found, top_scores, top_rows):  # type: ignore[no-untyped-def]
     """Take ``order[first:count]`` for what was rescored last; return how many the best k are."""
     for i in range(first, count):
@@ -62,7 +65,7 @@ def _best_estimates(order, first, count, k, recent, found, top_scores, top_rows)
     return found
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _until_few_are_missed(  # type: ignore[no-untyped-def]
     full, query, k, beam, beyond, limit, few, recent, sums, top_scores, top_rows, state, deadline
 ):
@@ -98,7 +101,7 @@ def _until_few_are_missed(  # type: ignore[no-untyped-def]
         last, before = following, missed
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _read_in_order(  # type: ignore[no-untyped-def]
     full, query, k, order, count, candidates, few, recent, sums, top_scores, top_rows, state, deadline
 ):
@@ -136,7 +139,7 @@ def _read_in_order(  # type: ignore[no-untyped-def]
     return found, missed
 
 
-@njit(nogil=True, cache=True)
+@njit
 def answer(  # type: ignore[no-untyped-def]
     graph,
     full,

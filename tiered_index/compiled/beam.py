@@ -16,53 +16,37 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from tiered_index.compiled.layout import (
+    EXPANDED,
+    MASK,
+    MAX_ROWS,
+    MET_AMONG,
+    MET_PER_EF,
+    MIN_TABLE,
+    NEXT,
+    ROW_SHIFT,
+    SIZE,
+    SPILLED,
+)
 from tiered_index.compiled.operations import load_i32, load_i64, move, store_i32, store_i64
 
-# How far a walk has come, in an array of int64
-SIZE: Final = 0  # rows in the beam
-NEXT: Final = 1  # place in it of the first that may not be expanded yet
-MASK: Final = 2  # size of the table of rows that were met, less one
-FULL: Final = 3  # `spill` has no room left
-SPILLED: Final = 4  # rows met and not in the beam, kept for a wider one
-COLD: Final = 5  # rows must be waited for
-WIDTH: Final = 6  # of the beam
-UNREAD: Final = 7  # a full vector could not be read
-LATE: Final = 8  # the deadline passed; from here on, what is reported
-DISTANCES: Final = 9
-ROWS_READ: Final = 10
-COLD_ROWS: Final = 11  # of them, rows that were waited for
-COARSE_NS: Final = 12
-RESCORE_NS: Final = 13
-STATE_FIELDS: Final = 14
-
-EXPANDED: Final = 1
-SCORED: Final = 2
-ROW_SHIFT: Final = 2
-MAX_ROWS: Final = 1 << 30  # a row and two flags share 32 bits
 _ROW_MASK: Final = MAX_ROWS - 1
-
-MIN_TABLE: Final = 4096
-MET_PER_EF: Final = 64
-"""Places of the table for each row of the beam. A row that loses its place to another is scored again when
-it is met again: at ef=64, 2.8 of a hundred rows, with twice as many places 1.5; both took as long."""
-
-MET_AMONG: Final = 8  # times as many where rows that may not be found are met too
 _HASH: Final = 0x9E3779B1
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def row_of(key):  # type: ignore[no-untyped-def]
     """Return the row of a key of the beam."""
     return (key >> ROW_SHIFT) & _ROW_MASK
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def slot_of(row, table, mask):  # type: ignore[no-untyped-def]
     """Return the address of a row's place in the table."""
     return table.ctypes.data + 4 * (((row * _HASH) >> 7) & mask)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def meet(row, table, mask):  # type: ignore[no-untyped-def]
     """Note that a row was met; return whether it was not before, or has lost its place since."""
     slot = slot_of(row, table, mask)
@@ -71,7 +55,7 @@ def meet(row, table, mask):  # type: ignore[no-untyped-def]
     return before != row
 
 
-@njit(nogil=True, cache=True)
+@njit
 def places(width, passes, table):  # type: ignore[no-untyped-def]
     """Return how many places of the table a walk with a beam of `width` uses; more if it passes others."""
     size, enough = MIN_TABLE, width * MET_PER_EF * (MET_AMONG if passes else 1)
@@ -80,7 +64,7 @@ def places(width, passes, table):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def put(beam, address, size, room, key):  # type: ignore[no-untyped-def]
     """Put a key into the sorted beam, whose last falls out if it is full.
 
@@ -103,7 +87,7 @@ def put(beam, address, size, room, key):  # type: ignore[no-untyped-def]
     return low
 
 
-@njit(nogil=True, cache=True)
+@njit
 def unite(keys, room, key, fallen):  # type: ignore[no-untyped-def]
     """Take the second of two keys of one row out of a beam; what fell out for it comes back."""
     place = 0
@@ -113,7 +97,7 @@ def unite(keys, room, key, fallen):  # type: ignore[no-untyped-def]
     store_i64(keys + 8 * (room - 1), fallen)
 
 
-@njit(nogil=True, cache=True)
+@njit
 def widen(beam, spill, room, passes, table, state):  # type: ignore[no-untyped-def]
     """Fill the beam up to `room` with the best rows that found no room before."""
     address = beam.ctypes.data

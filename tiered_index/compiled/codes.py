@@ -139,7 +139,7 @@ _dot_bytes = _product_by(
 )
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _room_for(size):  # type: ignore[no-untyped-def]
     """Return an array of bytes that begins with a cache line."""
     room = np.empty(HEAD + size + _LINE, np.uint8)
@@ -147,7 +147,7 @@ def _room_for(size):  # type: ignore[no-untyped-def]
     return room[first : first + HEAD + size]
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _round(query, count):  # type: ignore[no-untyped-def]
     """Round to the nearest bfloat16, and of two as near to the even one."""
     room = _room_for(2 * count)
@@ -158,7 +158,7 @@ def _round(query, count):  # type: ignore[no-untyped-def]
     return room
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _copy(query, count):  # type: ignore[no-untyped-def]
     room = _room_for(4 * count)
     for i in range(count):
@@ -166,7 +166,7 @@ def _copy(query, count):  # type: ignore[no-untyped-def]
     return room
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(fastmath=True)
 def _stepped(query, count, ranges, width, room):  # type: ignore[no-untyped-def]
     """Write the query times the steps behind the head; return what the lows add, and the largest number."""
     numbers = room[HEAD:].view(np.float32)
@@ -180,7 +180,7 @@ def _stepped(query, count, ranges, width, room):  # type: ignore[no-untyped-def]
     return offset, most
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _step(query, count, ranges, width):  # type: ignore[no-untyped-def]
     room = _room_for(4 * count)
     offset, _ = _stepped(query, count, ranges, width, room)
@@ -189,7 +189,7 @@ def _step(query, count, ranges, width):  # type: ignore[no-untyped-def]
     return room
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(fastmath=True)
 def _step_and_round(query, count, ranges, width):  # type: ignore[no-untyped-def]
     """Round the query times the steps to signed bytes, as much finer as the largest allows."""
     room = _room_for(4 * count)
@@ -220,7 +220,7 @@ _by_halves = _dot_rounded if ROUNDS else dot_bf16
 _by_bytes = _dot_bytes if ROUNDS_TO_BYTES else dot_u8
 
 
-@njit(nogil=True, cache=True)
+@njit
 def packed(query, count, ranges, width):  # type: ignore[no-untyped-def]
     """Make of float32 numbers, given by address and count, bytes that codes are multiplied with.
 
@@ -232,7 +232,7 @@ def packed(query, count, ranges, width):  # type: ignore[no-untyped-def]
     return _pack_halves(query, count)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def dot_codes(code, query, count, ranges):  # type: ignore[no-untyped-def]
     """Return the product of a code with what :func:`packed` made of a query, both by address."""
     if ranges:
@@ -241,7 +241,7 @@ def dot_codes(code, query, count, ranges):  # type: ignore[no-untyped-def]
     return _by_halves(code, query + HEAD, count)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def lines_of(count, ranges):  # type: ignore[no-untyped-def]
     """Return how many cache lines the first `count` dimensions of a code are."""
     return ((1 if ranges else 2) * count + _LINE - 1) // _LINE

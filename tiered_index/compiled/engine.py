@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiered_index.compiled import answer as both
-from tiered_index.compiled import batch as many
-from tiered_index.compiled import scan as scanning
-from tiered_index.compiled import sketch as sketching
-from tiered_index.compiled import walk as coarse
 from tiered_index.compiled.answered import Answered, AnsweredMany, Floats, Rows
-from tiered_index.compiled.beam import COARSE_NS, DISTANCES, FULL, LATE, ROW_SHIFT, SIZE, STATE_FIELDS
-from tiered_index.compiled.beam import MAX_ROWS as MAX_ROWS
-from tiered_index.compiled.links import link as link
-from tiered_index.compiled.prepared import Prepared
+from tiered_index.compiled.kernels import kernels
+from tiered_index.compiled.layout import (
+    AMONG,
+    COARSE_NS,
+    DIM,
+    DISTANCES,
+    FAILED,
+    FULL_AT,
+    FULL_FIELDS,
+    GRAPH_AT,
+    GRAPH_FIELDS,
+    LATE,
+    MARGIN,
+    MISSED,
+    PLACES,
+    ROW_SHIFT,
+    SEARCH_FIELDS,
+    SKETCH_AT,
+    SKETCH_FIELDS,
+    STATE_FIELDS,
+    K,
+)
+from tiered_index.compiled.layout import MAX_ROWS as MAX_ROWS
+from tiered_index.compiled.prepared import Prepared as Prepared
 from tiered_index.compiled.room import room as _room
-from tiered_index.compiled.sketch import SKETCH_FIELDS
-from tiered_index.limits import NO_LIMITS
-from tiered_index.planner.plan import Plan
-from tiered_index.sketch import ROUNDS
 
 MAX_K = 512
 """The best rows are kept by insertion; with more of them NumPy's partition is faster."""
@@ -52,7 +62,7 @@ def graph_fields(
 def linked(graph: Rows, places: int, links: int) -> Rows:
     """Return a graph some of whose rows are linked among themselves too, by address; see :func:`link`."""
     found = graph.copy()
-    found[coarse.PLACES], found[coarse.AMONG] = places, links
+    found[PLACES], found[AMONG] = places, links
     return found
 
 
@@ -119,16 +129,13 @@ def walk(
     """
     room = _room
     beam = room.beam_of(2 * ef)  # a scan sorts them out when there are twice as many
-    state, address, size = room.state, prefix.ctypes.data, len(prefix)
-    while True:
-        if len(rows):
-            scanning.scan_all(graph, address, size, rows, ef, beam, state)
-        else:
-            coarse.walk(graph, address, size, ef, live, seeds, beam, room.table, state, deadline_ns)
-        if not state[FULL]:
-            break
-        room.make_spill()
-    keys = beam[: state[SIZE]]
+    described, numbers = graph.ctypes.data, (prefix.ctypes.data, len(prefix), ef)
+    if len(rows):
+        size = kernels().scan(described, *numbers, rows.ctypes.data, len(rows), room.address)
+    else:
+        begun = seeds.ctypes.data, len(seeds)
+        size = kernels().walk(described, *numbers, live, *begun, deadline_ns, room.address)
+    keys, state = beam[: _done(size)], room.state
     found = (keys >> ROW_SHIFT) & (MAX_ROWS - 1)
     bits = (keys >> 32).astype(np.int32)
     scores = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int32).view(np.float32)
@@ -149,21 +156,33 @@ def ordered(
     """Walk as :func:`walk` does; return rows in the order of scores that sketches estimate, and the ms."""
     walk(graph, prefix, ef, live=live, seeds=seeds)
     room = _room
-    if not query.flags.writeable:
-        query = query.copy()
-    sketching.arrange(sketch, query, len(prefix), room.beam, room.order, room.sums, room.state)
-    state = room.state
-    found: Rows = (room.order[: state[SIZE]] >> ROW_SHIFT) & (MAX_ROWS - 1)
-    return found, int(state[COARSE_NS]) / 1e6
+    numbers = query.ctypes.data, len(query), len(prefix)
+    size = _done(kernels().arrange(sketch.ctypes.data, *numbers, room.address))
+    found: Rows = (room.order[:size] >> ROW_SHIFT) & (MAX_ROWS - 1)
+    return found, int(room.state[COARSE_NS]) / 1e6
 
 
 def near(graph: Rows, prefix: Floats, ef: int, count: int) -> Rows:
     """Return about the `count` nearest rows of the whole graph, as a beam of `ef` meets them."""
     room = _room
-    beam, state = room.beam_of(count), room.state
-    coarse.approach(graph, prefix.ctypes.data, len(prefix), ef, count, beam, room.table, state)
-    found: Rows = (beam[: state[SIZE]] >> ROW_SHIFT) & (MAX_ROWS - 1)
+    beam, numbers = room.beam_of(count), (prefix.ctypes.data, len(prefix), ef, count)
+    size = _done(kernels().approach(graph.ctypes.data, *numbers, room.address))
+    found: Rows = (beam[:size] >> ROW_SHIFT) & (MAX_ROWS - 1)
     return found
+
+
+def link(
+    graph: Rows,
+    live: int,
+    rows: NDArray[np.int32],
+    first: int,
+    last: int,
+    met: NDArray[np.int32],
+    links: NDArray[np.int32],
+) -> None:
+    """Link rows of a graph among themselves; see :func:`tiered_index.compiled.links.link`."""
+    linked = rows.ctypes.data, len(rows), first, last
+    _done(kernels().link(graph.ctypes.data, live, *linked, met.ctypes.data, len(met), links.ctypes.data))
 
 
 def answer(
@@ -209,55 +228,32 @@ def answer(
     cold : bool
         Rows are likely not in memory: ask for them ahead of need, from the first on.
     """
-    room = _room
-    beam = room.beam_of(2 * ef)
-    state = room.state
-    top_scores, top_rows = np.empty(k, np.float32), np.empty(k, np.int64)
-    if not (query.flags.writeable and prefix.flags.writeable):  # another type, which would be compiled for
-        query, prefix = query.copy(), prefix.copy()
-    while True:
-        found, margin, missed = both.answer(
-            graph,
-            full,
-            sketch,
-            prefix,
-            query,
-            k,
-            ef,
-            candidates,
-            float(stop),
-            float(few),
-            live,
-            rows,
-            seeds,
-            walk_deadline_ns,
-            deadline_ns,
-            bool(cold),
-            beam,
-            room.order,
-            room.spill,
-            room.table,
-            room.recent,
-            room.sums,
-            top_scores,
-            top_rows,
-            state,
-        )
-        if not state[FULL]:
-            break
-        room.make_spill()
-    late, distances, read, cold_rows, coarse_ns, rescore_ns = state[LATE:].tolist()
+    found = answer_many(
+        graph,
+        full,
+        prefix[None],
+        query[None],
+        k,
+        ef,
+        candidates,
+        threads=1,
+        sketch=sketch,
+        stop=stop,
+        few=few,
+        live=live,
+        rows=rows,
+        seeds=seeds,
+        walk_deadline_ns=walk_deadline_ns,
+        deadline_ns=deadline_ns,
+        cold=cold,
+    )
+    count = found.found[0]
     return Answered(
-        top_rows[:found],
-        top_scores[:found],
-        margin,
-        missed,
-        bool(late),
-        distances,
-        read,
-        cold_rows,
-        coarse_ns / 1e6,
-        rescore_ns / 1e6,
+        found.rows[0, :count],
+        found.scores[0, :count],
+        float(found.margins[0]),
+        float(found.missed[0]),
+        *found[5:],
     )
 
 
@@ -282,51 +278,36 @@ def answer_many(
     cold: bool = False,
 ) -> AnsweredMany:
     """Answer queries, shape (n, d) and (n, dim), with several threads; else as :func:`answer`."""
-    n = len(queries)
+    n, dim, prefix_dim = len(queries), int(full[DIM]), prefixes.shape[1]
     top_scores, top_rows = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
-    found, margins, missed = np.zeros(n, np.int64), np.zeros(n), np.zeros(n)
-    if not (queries.flags.writeable and prefixes.flags.writeable):
-        queries, prefixes = queries.copy(), prefixes.copy()
+    found, told = np.zeros(n, np.int64), np.zeros((n, 2))
+    search = np.empty(SEARCH_FIELDS, np.int64)
+    search[GRAPH_AT : GRAPH_AT + GRAPH_FIELDS] = graph
+    search[FULL_AT : FULL_AT + FULL_FIELDS] = full
+    search[SKETCH_AT : SKETCH_AT + SKETCH_FIELDS] = sketch
+    asked = (k, ef, candidates, prefix_dim)
+    may_be_found = (live, rows.ctypes.data, len(rows), seeds.ctypes.data, len(seeds))
+    search[K:] = (*asked, *may_be_found, cold, walk_deadline_ns, deadline_ns)
+    reals = np.array([stop, few])
+    what = search.ctypes.data, reals.ctypes.data
+    given = [(prefixes.ctypes.data, 4 * prefix_dim), (queries.ctypes.data, 4 * dim)]
+    places = (
+        (top_scores.ctypes.data, 4 * k),
+        (top_rows.ctypes.data, 8 * k),
+        (found.ctypes.data, 8),
+        (told.ctypes.data, 16),
+    )
     starts = iter(range(0, n, _AT_ONCE))  # the next is taken by whoever is free
 
     def some() -> Rows:
         room, totals = _room, np.zeros(STATE_FIELDS, np.int64)
-        beam = room.beam_of(2 * ef)
+        room.beam_of(2 * ef)
         for start in starts:
-            part, done = slice(start, start + _AT_ONCE), 0
-            size = len(queries[part])
+            size, done = min(_AT_ONCE, n - start), 0
+            addresses = [address + start * width for address, width in (*given, *places)]
             while done < size:
-                done = many.answer_many(
-                    done,
-                    graph,
-                    full,
-                    sketch,
-                    prefixes[part],
-                    queries[part],
-                    k,
-                    ef,
-                    candidates,
-                    float(stop),
-                    float(few),
-                    live,
-                    rows,
-                    seeds,
-                    walk_deadline_ns,
-                    deadline_ns,
-                    bool(cold),
-                    beam,
-                    room.order,
-                    room.spill,
-                    room.table,
-                    room.recent,
-                    room.sums,
-                    top_scores[part],
-                    top_rows[part],
-                    found[part],
-                    margins[part],
-                    missed[part],
-                    room.state,
-                    totals,
+                done = _done(
+                    kernels().answer_many(*what, done, size, *addresses, totals.ctypes.data, room.address)
                 )
                 if done < size:
                     room.make_spill()
@@ -345,8 +326,8 @@ def answer_many(
         top_rows,
         top_scores,
         found,
-        margins,
-        missed,
+        told[:, MARGIN],
+        told[:, MISSED],
         bool(late),
         distances,
         read,
@@ -356,38 +337,8 @@ def answer_many(
     )
 
 
-def load() -> Any:
-    """Compile, or read from the cache, what a search needs, so that no search waits for it."""
-    codes = np.zeros((1, 32), np.uint8)
-    offsets, links = np.array([0, 1], np.int64), np.full(1, -1, np.int32)
-    vectors, bases = np.zeros((1, 16), np.float32), np.zeros(1, np.int64)
-    query = np.zeros(16, np.float32)
-    graph = graph_fields(codes.ctypes.data, 32, offsets.ctypes.data, links.ctypes.data, (1, 1), 0, 0, 0)
-    full = full_fields(vectors.ctypes.data, bases.ctypes.data, 13, 64, 16, False, 0, -1)
-    walk(graph, query, 1)
-    near(graph, query, 1, 1)
-    walk(graph, query, 1, rows=links[:1] + 1)
-    link(graph, links.ctypes.data, links[:0], 0, 0, links, links[None])
-    record, signs = np.zeros(16, np.uint8), np.ones(8 * ROUNDS, np.float32)
-    addresses = record.ctypes.data, signs.ctypes.data
-    ordered(graph, sketch_fields(addresses[0], 16, 1, 1, 8, 8, addresses[1], 1, -1, 0), query, query, 1)
-    answer_many(graph, full, query[None], query[None], 1, 1, 1, threads=1)
-    plan = Plan(strategy="graph", prefix_dim=16, ef=1, candidates=1)
-    file = (-1, -1)
-    Prepared(
-        graph,
-        full,
-        NO_SKETCH,
-        [file] * 3,
-        None,
-        0,
-        1,
-        plan,
-        NO_LIMITS,
-        1,
-        unit=False,
-        safe=(-1.0, 1.0),
-        directions=None,
-        near=(1, 1, (0.0, 0.0)),
-    ).answer(query, 0)
-    return answer(graph, full, query, query, 1, 1, 1)
+def _done(returned: int) -> int:
+    """Return what a kernel did, unless it failed."""
+    if returned == FAILED:
+        raise RuntimeError("compiled code ended with an error")
+    return returned

@@ -13,21 +13,22 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from tiered_index.compiled.layout import BASE_DEGREE, LINKS, OFFSETS
 from tiered_index.compiled.operations import load_i32, load_i64, prefetch
-from tiered_index.compiled.walk import BASE_DEGREE, LINKS, OFFSETS, is_live
+from tiered_index.compiled.walk import is_live
 
 _AHEAD: Final = 8  # lists of links asked for ahead of the one that is read
 _LINE: Final = 64
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def _ask_links(graph, row):  # type: ignore[no-untyped-def]
     links = graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * row)
     for at in range(0, 4 * graph[BASE_DEGREE], _LINE):
         prefetch(links + at)
 
 
-@njit(nogil=True, cache=True)
+@njit
 def link(graph, live, rows, first, last, met, links):  # type: ignore[no-untyped-def]
     """Fill ``links[first:last]`` for ``rows[first:last]``: matching rows linked directly, then by one other.
 

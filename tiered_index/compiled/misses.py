@@ -15,7 +15,7 @@ _SLOWEST = 0.98  # of misses in 64 rows, the share in the 64 that follow
 _ROOT_HALF = math.sqrt(0.5)
 
 
-@njit(nogil=True, cache=True)
+@njit
 def margin(kth, recent):  # type: ignore[no-untyped-def]
     """Return how many standard deviations the k-th best score stands above the last rescored."""
     mean = 0.0
@@ -29,7 +29,7 @@ def margin(kth, recent):  # type: ignore[no-untyped-def]
     return (kth - mean) / max(deviation, 1e-12)
 
 
-@njit(nogil=True, cache=True)
+@njit
 def misses(sums, count, kth, beam, first, size):  # type: ignore[no-untyped-def]
     """Return how many of ``beam[first:size]`` can be expected to score above `kth`.
 
@@ -51,7 +51,7 @@ def misses(sums, count, kth, beam, first, size):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit
 def misses_beyond(sums, count, kth, beam, size, beyond):  # type: ignore[no-untyped-def]
     """Return the same of `beyond` rows that found no room in a beam, whose last rows show how it goes on."""
     some = min(size // 2, 2 * _SAMPLED)
@@ -63,7 +63,7 @@ def misses_beyond(sums, count, kth, beam, size, beyond):  # type: ignore[no-unty
     return min(last * ratio / (1.0 - ratio), np.float64(beyond))
 
 
-@njit(nogil=True, cache=True)
+@njit
 def misses_by_estimates(sums, count, kth, order, first, size):  # type: ignore[no-untyped-def]
     """Return how many of the sorted ``order[first:size]`` can be expected to score above `kth`.
 

@@ -9,7 +9,25 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tiered_index.compiled.beam import COLD, COLD_ROWS, LATE, ROWS_READ, SCORED, UNREAD, row_of
+from tiered_index.compiled.beam import row_of
+from tiered_index.compiled.layout import (
+    BASES,
+    COLD,
+    COLD_ROWS,
+    COPIED,
+    DESCRIPTOR,
+    DIM,
+    GROUP_SHIFT,
+    HALF,
+    LATE,
+    MAPPING,
+    NORMS,
+    ROW_BYTES,
+    ROWS_READ,
+    SCORED,
+    UNREAD,
+    WINDOW,
+)
 from tiered_index.compiled.operations import (
     load_f32,
     load_i64,
@@ -21,24 +39,6 @@ from tiered_index.compiled.operations import (
 )
 from tiered_index.compiled.products import dot_f16, dot_f32
 
-# What a full tier is, in an array of int64
-MAPPING = 0  # address of the file
-BASES = 1  # address of each row group's offset in it, int64
-GROUP_SHIFT = 2  # rows of a group, as a power of two
-ROW_BYTES = 3
-DIM = 4
-HALF = 5  # whether numbers are float16
-NORMS = 6  # address of one over each row's length, float32, or 0
-DESCRIPTOR = 7
-COPIED = 8  # whether rows are read to be scored, rather than mapped
-FULL_FIELDS = 9
-
-WINDOW = 16
-"""Rows that stand for what would be rescored next. 8 and 32 did as well or worse at recall 0.95."""
-
-SUMS = 5
-"""Of prefix scores, full scores, and their products."""
-
 _CHUNK = 8  # rows between looks at the clock, which takes 80 ns on a virtual machine
 _WAITED_NS = 10_000  # a row that is waited for takes more; from memory one takes about 300
 _ASKED_NS = 1_500  # asking for a row takes 3,000 if it is on disk, 500 if it is in memory
@@ -47,14 +47,14 @@ _LINE = 64
 _PREFETCHED = 8 * _LINE  # of the row after the next, then of the next; the machine's own prefetcher follows
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def _offset(full, row):  # type: ignore[no-untyped-def]
     group = row >> full[GROUP_SHIFT]
     within = row & ((1 << full[GROUP_SHIFT]) - 1)
     return load_i64(full[BASES] + 8 * group) + within * full[ROW_BYTES]
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _score(full, query, row, copy, state):  # type: ignore[no-untyped-def]
     if full[COPIED]:
         address = copy.ctypes.data
@@ -67,7 +67,7 @@ def _score(full, query, row, copy, state):  # type: ignore[no-untyped-def]
     return score * load_f32(full[NORMS] + 4 * row) if full[NORMS] else score
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _advise(full, beam, first, last, most, state):  # type: ignore[no-untyped-def]
     """Ask for at most `most` rows that are not scored yet; return the place behind the last of them."""
     began = nanoseconds()
@@ -83,7 +83,7 @@ def _advise(full, beam, first, last, most, state):  # type: ignore[no-untyped-de
     return first
 
 
-@njit(nogil=True, cache=True)
+@njit
 def keep(score, row, k, found, top_scores, top_rows):  # type: ignore[no-untyped-def]
     """Put a row into the best k, sorted; return how many there are."""
     if found == k and score <= top_scores[k - 1]:
@@ -98,7 +98,7 @@ def keep(score, row, k, found, top_scores, top_rows):  # type: ignore[no-untyped
     return min(found + 1, k)
 
 
-@njit(nogil=True, cache=True)
+@njit
 def rescore(  # type: ignore[no-untyped-def]
     full, query, k, beam, last, limit, recent, sums, top_scores, top_rows, found, state, deadline
 ):

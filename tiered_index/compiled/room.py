@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiered_index.compiled.beam import (
+from tiered_index.compiled.layout import (
+    BEAM,
+    BEAM_SIZE,
     MET_AMONG,
     MET_PER_EF,
     MIN_TABLE,
+    ORDER,
+    ORDER_SIZE,
+    PREFIX,
+    QUERY,
+    QUERY_SIZE,
+    RECENT,
+    RECENT_SIZE,
+    ROOM_FIELDS,
+    SPILL,
+    SPILL_SIZE,
+    STATE,
     STATE_FIELDS,
+    SUMS,
+    SUMS_KEPT,
+    SUMS_SIZE,
+    TABLE,
+    TABLE_SIZE,
+    WINDOW,
 )
-from tiered_index.compiled.rescore import SUMS as SUMS_KEPT
-from tiered_index.compiled.rescore import WINDOW
-
-# Where they are, in an array of int64: addresses, and sizes
-BEAM: Final = 0
-SPILL: Final = 1
-TABLE: Final = 2
-RECENT: Final = 3
-SUMS: Final = 4
-STATE: Final = 5
-QUERY: Final = 6
-PREFIX: Final = 7  # as many as QUERY
-BEAM_SIZE: Final = 8
-SPILL_SIZE: Final = 9
-TABLE_SIZE: Final = 10
-RECENT_SIZE: Final = 11
-SUMS_SIZE: Final = 12
-QUERY_SIZE: Final = 13
-ORDER: Final = 14
-ORDER_SIZE: Final = 15
-_FIELDS = 16
 
 _MIN_BEAM = 256
 _BEHIND = 8
@@ -43,10 +41,14 @@ _LINE_BYTES = 64
 
 
 class Room(threading.local):
-    """A thread's own arrays to work in; they grow and stay. `fields` says where they are."""
+    """A thread's own arrays to work in; they grow and stay.
+
+    `fields` says where they are and how long, and `address` where `fields` is.
+    """
 
     def __init__(self) -> None:
-        self.fields = np.zeros(_FIELDS, np.int64)
+        self.fields = np.zeros(ROOM_FIELDS, np.int64)
+        self.address = self.fields.ctypes.data
         self.recent = self._placed(np.empty(WINDOW, np.float32), RECENT, RECENT_SIZE)
         self.sums = self._placed(np.empty(SUMS_KEPT, np.float64), SUMS, SUMS_SIZE)
         self.state = self._placed(np.zeros(STATE_FIELDS, np.int64), STATE)

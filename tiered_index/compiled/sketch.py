@@ -14,23 +14,25 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tiered_index.compiled.beam import COARSE_NS, ROW_SHIFT, SCORED, SIZE, row_of
+from tiered_index.compiled.beam import row_of
+from tiered_index.compiled.layout import (
+    BITS,
+    COARSE_NS,
+    DIMS,
+    RECORD_BYTES,
+    RECORDS,
+    ROW_SHIFT,
+    SCORED,
+    SIGNS,
+    SIZE,
+    UNIT_LENGTH,
+    WIDTH_BEFORE,
+    WORDS,
+)
 from tiered_index.compiled.operations import load_f32, nanoseconds, ordered, prefetch, real
 from tiered_index.compiled.products import dot_f32
+from tiered_index.compiled.sorting import rank
 from tiered_index.sketch import QUERY_BITS, ROUNDS
-
-# What a sketch is, in an array of int64
-RECORDS: Final = 0  # address of the first
-RECORD_BYTES: Final = 1
-WORDS: Final = 2  # of 64 bits in a plane
-BITS: Final = 3  # of a dimension; 0 where there is no sketch
-WIDTH: Final = 4  # dimensions before the tail
-DIMS: Final = 5
-SIGNS: Final = 6  # address of what each round multiplies by, float32
-UNIT: Final = 7  # whether vectors are of unit length
-DESCRIPTOR: Final = 8
-FILE_SIZE: Final = 9
-SKETCH_FIELDS: Final = 10
 
 _HALF: Final = 1 << (QUERY_BITS - 1)
 _LANES: Final = 4
@@ -103,7 +105,7 @@ def _counts(_context: Any, _record: Any, _planes: Any, _words: Any, _bits: Any) 
     return types.int64(types.int64, types.int64, types.int64, types.int64), codegen
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _stage(here, there, half):  # type: ignore[no-untyped-def]
     """Add and subtract the halves of an array, and put the results side by side.
 
@@ -115,7 +117,7 @@ def _stage(here, there, half):  # type: ignore[no-untyped-def]
         there[2 * i + 1] = low - high
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _rotate(tail, signs):  # type: ignore[no-untyped-def]
     """Rotate a tail in its place, with the additions of :func:`tiered_index.sketch.rotated`."""
     dims = len(tail)
@@ -127,21 +129,23 @@ def _rotate(tail, signs):  # type: ignore[no-untyped-def]
         for i in range(dims):
             tail[i] *= load_f32(signs + 4 * (number * dims + i))
         first = (number & 1) * (dims - block)
-        here[:] = tail[first : first + block]
+        for i in range(block):
+            here[i] = tail[first + i]
         stages = block
         while stages > 1:
             _stage(here, there, block >> 1)
             here, there = there, here
             stages >>= 1
-        tail[first : first + block] = here
+        for i in range(block):
+            tail[first + i] = here[i]
 
 
-@njit(nogil=True, cache=True)
+@njit
 def planes_of(sketch, query):  # type: ignore[no-untyped-def]
     """Rotate a query's tail and round it; return its planes, half a step, and the sum of its odd numbers."""
     dims, words = sketch[DIMS], sketch[WORDS]
     planes = np.zeros(QUERY_BITS * words, np.int64)
-    tail = query[sketch[WIDTH] : sketch[WIDTH] + dims].copy()
+    tail = query[sketch[WIDTH_BEFORE] : sketch[WIDTH_BEFORE] + dims].copy()
     _rotate(tail, sketch[SIGNS])
     largest = np.float32(0.0)
     for i in range(dims):
@@ -158,7 +162,7 @@ def planes_of(sketch, query):  # type: ignore[no-untyped-def]
     return planes, np.float64(step) / 2.0, np.float64(total)
 
 
-@njit(nogil=True, cache=True)
+@njit
 def estimate(sketch, planes, half_step, total, share, beam, size, order, count, sums):  # type: ignore[no-untyped-def]
     """Append to ``order[:count]`` the rows of ``beam[:size]`` that were not; return how many are there then.
 
@@ -196,19 +200,19 @@ def estimate(sketch, planes, half_step, total, share, beam, size, order, count, 
     return count
 
 
-@njit(nogil=True, cache=True)
+@njit
 def share_of(sketch, query, dims):  # type: ignore[no-untyped-def]
     """Return what prefix scores are multiplied by: under cosine the length of a query's first dimensions."""
-    return np.sqrt(np.float64(dot_f32(query, query, dims))) if sketch[UNIT] else 1.0
+    return np.sqrt(np.float64(dot_f32(query, query, dims))) if sketch[UNIT_LENGTH] else 1.0
 
 
-@njit(nogil=True, cache=True)
+@njit
 def arrange(sketch, query, dims, beam, order, sums, state):  # type: ignore[no-untyped-def]
     """Put what a walk on `dims` dimensions found into `order`, best estimate first."""
     started = nanoseconds()
     planes, half_step, total = planes_of(sketch, query)
     share = share_of(sketch, query.ctypes.data, dims)
     count = estimate(sketch, planes, half_step, total, share, beam, state[SIZE], order, 0, sums)
-    order[:count] = np.sort(order[:count])[::-1]
+    rank(order, 0, count, count)
     state[SIZE] = count
     state[COARSE_NS] += nanoseconds() - started

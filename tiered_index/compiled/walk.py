@@ -22,17 +22,6 @@ import numpy as np
 from numba import njit
 
 from tiered_index.compiled.beam import (
-    COARSE_NS,
-    DISTANCES,
-    EXPANDED,
-    FULL,
-    LATE,
-    MASK,
-    NEXT,
-    ROW_SHIFT,
-    SIZE,
-    SPILLED,
-    WIDTH,
     meet,
     places,
     put,
@@ -42,6 +31,30 @@ from tiered_index.compiled.beam import (
     widen,
 )
 from tiered_index.compiled.codes import dot_codes, lines_of, packed
+from tiered_index.compiled.layout import (
+    AMONG,
+    BASE_DEGREE,
+    COARSE_NS,
+    CODE_BYTES,
+    CODES,
+    DEGREE,
+    DISTANCES,
+    ENTRY,
+    EXPANDED,
+    FULL,
+    LATE,
+    LINKS,
+    MASK,
+    NEXT,
+    OFFSETS,
+    PLACES,
+    RANGES,
+    ROW_SHIFT,
+    SIZE,
+    SPILLED,
+    TOP_LEVEL,
+    WIDTH,
+)
 from tiered_index.compiled.operations import (
     load_i32,
     load_i64,
@@ -55,20 +68,6 @@ from tiered_index.compiled.operations import (
     store_i64,
 )
 
-# What a graph is, in an array of int64
-CODES: Final = 0  # address of the codes
-CODE_BYTES: Final = 1
-OFFSETS: Final = 2  # address of each row's first link, int64
-LINKS: Final = 3  # address of the links, int32, -1 after the last of a level
-BASE_DEGREE: Final = 4  # links of a row on level 0
-DEGREE: Final = 5  # and on each above
-ENTRY: Final = 6
-TOP_LEVEL: Final = 7
-RANGES: Final = 8  # address of what codes of bytes stand for, float32, or 0
-PLACES: Final = 9  # address of each row's place among those that are linked among themselves, int32
-AMONG: Final = 10  # address of their links, as many a row as on level 0, int32, or 0
-GRAPH_FIELDS: Final = 11
-
 _LINE: Final = 64
 _KEYS: Final = 8  # of a beam, in a vector
 _NARROW: Final = 192  # vectors of a beam; in one of more, the place of a key is searched for
@@ -78,20 +77,20 @@ _PASS_AHEAD: Final = 4  # lists of links asked for ahead of the one that is read
 _ENOUGH: Final = 24  # rows that may be found, seen in a step, after which no more links are followed
 
 
-@njit(nogil=True, cache=True)
+@njit
 def asked(graph, prefix, dims):  # type: ignore[no-untyped-def]
     """Return a prefix, given by address, as a graph's codes are multiplied with it."""
     return packed(prefix, dims, graph[RANGES], graph[CODE_BYTES])
 
 
-@njit(nogil=True, cache=True)
+@njit
 def ask(code, lines):  # type: ignore[no-untyped-def]
     """Ask for the cache lines of a code."""
     for line in range(lines):
         prefetch(code + line * _LINE)
 
 
-@njit(nogil=True, cache=True)
+@njit
 def begin(graph, query, dims, room, live, seeds, beam, table, state):  # type: ignore[no-untyped-def]
     """Descend to level 0, and begin the beam, which holds `room`, with the row found there and `seeds`.
 
@@ -140,19 +139,19 @@ def begin(graph, query, dims, room, live, seeds, beam, table, state):  # type: i
     state[DISTANCES] = distances
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def is_live(live, row):  # type: ignore[no-untyped-def]
     """Return whether a row may be found; `live` is the address of a bit a row, or 0 if all may."""
     return live == 0 or (load_u8(live + (row >> 3)) >> (row & 7)) & 1
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def passes(graph, live):  # type: ignore[no-untyped-def]
     """Return whether the way leads through rows that may not be found."""
     return live != 0 and graph[AMONG] == 0
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def _sift(links, degree, live, rows, new, passed, table, mask):  # type: ignore[no-untyped-def]
     """Append linked rows that may be found and were not met, and to `passed` those that may not.
 
@@ -175,7 +174,7 @@ def _sift(links, degree, live, rows, new, passed, table, mask):  # type: ignore[
     return new, passing, seen
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _collect_live(graph, links, live, fresh, passed, table, mask):  # type: ignore[no-untyped-def]
     """Collect rows that may be found and were not met; return how many.
 
@@ -208,7 +207,7 @@ def _collect_live(graph, links, live, fresh, passed, table, mask):  # type: igno
     return new
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def _links_of(graph, row, among):  # type: ignore[no-untyped-def]
     """Return the address of a row's links on level 0; with `among` of those to rows that may be found."""
     if among:
@@ -216,7 +215,7 @@ def _links_of(graph, row, among):  # type: ignore[no-untyped-def]
     return graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * row)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def _collect(links, degree, fresh, table, mask):  # type: ignore[no-untyped-def]
     """Collect rows linked from `links` that were not met; return how many."""
     new, rows = 0, fresh.ctypes.data
@@ -229,7 +228,7 @@ def _collect(links, degree, fresh, table, mask):  # type: ignore[no-untyped-def]
     return new
 
 
-@njit(nogil=True, cache=True)
+@njit
 def advance(graph, query, dims, ef, room, live, beam, spill, table, state, deadline):  # type: ignore[no-untyped-def]
     """Expand rows until the best `ef` of a beam of `room` are; keep what falls out if `spill` has room.
 
@@ -258,7 +257,7 @@ def advance(graph, query, dims, ef, room, live, beam, spill, table, state, deadl
     )
 
 
-@njit(nogil=True, cache=True)
+@njit
 def _steps(  # type: ignore[no-untyped-def]
     graph, query, dims, ef, room, live, beam, spill, table, state, deadline, collected, scored, better, passed
 ):
@@ -352,7 +351,7 @@ def _steps(  # type: ignore[no-untyped-def]
     state[SIZE], state[NEXT], state[SPILLED] = size, at, spilled
 
 
-@njit(nogil=True, cache=True)
+@njit
 def settle(graph, query, dims, ef, more, live, beam, spill, table, state, deadline):  # type: ignore[no-untyped-def]
     """Advance with a beam of `ef`, or widen it to that.
 
@@ -366,7 +365,7 @@ def settle(graph, query, dims, ef, more, live, beam, spill, table, state, deadli
     advance(graph, query, dims, ef, room, live, beam, spill, table, state, deadline)
 
 
-@njit(nogil=True, cache=True)
+@njit
 def walk(graph, prefix, dims, ef, live, seeds, beam, table, state, deadline):  # type: ignore[no-untyped-def]
     """Walk from the top; the beam then holds the best rows, best first."""
     started = nanoseconds()
@@ -377,7 +376,7 @@ def walk(graph, prefix, dims, ef, live, seeds, beam, table, state, deadline):  #
     state[COARSE_NS] = nanoseconds() - started
 
 
-@njit(nogil=True, cache=True)
+@njit
 def approach(graph, prefix, dims, ef, room, beam, table, state):  # type: ignore[no-untyped-def]
     """Walk with a beam of `ef`; of all rows that were met, the beam then holds the best `room`."""
     state[:] = 0
