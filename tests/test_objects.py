@@ -106,7 +106,8 @@ def object_of(text: str, **settings: str) -> bytes:
 
 @pytest.fixture(scope="module", autouse=True)
 def llvm() -> None:
-    pytest.importorskip("numba.core.codegen")  # which prepares LLVM for this machine
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
 
 
 def called(loaded: Loaded, name: str, *arguments: int) -> int:

@@ -74,11 +74,11 @@ class Kernels:
 
 def by_llvm(code: bytes) -> Any:
     """Load an object file on any machine, with LLVM, which finds functions of it by name."""
-    binding = import_module("numba.core.codegen").ll  # which prepares LLVM for this machine
-    empty = binding.parse_assembly("")
-    engine = binding.create_mcjit_compiler(
-        empty, binding.Target.from_default_triple().create_target_machine(jit=True)
-    )
+    binding = import_module("llvmlite.binding")
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine(jit=True)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
     engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine
