@@ -142,7 +142,7 @@ def test_a_plan_that_stops_early_reads_its_candidates(
     walked_by(index, walker)
     truth, _ = exact_top_k(many, asked, 10)
     distances = []
-    for stop in (1.0, 3.0, 9.0):
+    for stop in (2, 8, 40):
         plan = ti.Plan(strategy="graph", prefix_dim=PREFIX_DIM, ef=150, candidates=16, early_stop=stop)
         hits = [search(index._current.get(), q[None], 10, plan, perf_counter()) for q in asked]
         assert {hit.stats.rows_read for hit in hits} == {16}

@@ -217,10 +217,10 @@ def plan_words(plan: Plan) -> str:
         rescored = f"up to {rescored}, until {plan.misses:g} misses are expected"
     if plan.strategy == "scan":
         return f"scan on {plan.prefix_dim} dimensions, {rescored}"
-    said = f"graph on {plan.prefix_dim} dimensions, ef {plan.ef}, {rescored}"
+    beam = f"ef {plan.ef}"
     if plan.early_stop:
-        said = f"graph on {plan.prefix_dim} dimensions, ef up to {plan.ef}, until margin {plan.early_stop:g}"
-    return said
+        beam = f"ef up to {plan.ef}, until {plan.early_stop} rows led to nothing better"
+    return f"graph on {plan.prefix_dim} dimensions, {beam}, {rescored}"
 
 
 def plan_label(plan: Plan) -> str:
@@ -230,7 +230,7 @@ def plan_label(plan: Plan) -> str:
     if plan.strategy == "scan":
         return f"scan d={plan.prefix_dim} C={plan.candidates}"
     if plan.early_stop:
-        return f"graph d={plan.prefix_dim} ef<={plan.ef} margin={plan.early_stop:.2f}"
+        return f"graph d={plan.prefix_dim} ef<={plan.ef} patience={plan.early_stop}"
     return f"graph d={plan.prefix_dim} ef={plan.ef} C={plan.candidates}"
 
 

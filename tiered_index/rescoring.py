@@ -6,7 +6,6 @@ import math
 from time import perf_counter_ns
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,12 +100,12 @@ def rescore(
     addresses, guesses = candidates.addresses, candidates.guesses
     sketched = candidates.margin is not None
     if sketched:  # of the walk's end the order of sketches tells nothing
-        plan, beyond = msgspec.structs.replace(plan, early_stop=0.0), 0
+        beyond = 0
     scores = np.empty(len(addresses), np.float32)
     done, cold_rows, margin, missed = 0, 0, 0.0, math.inf
     cold, late, advised = limits.cold, False, 0
     while done < len(addresses):
-        patient = done and not limits.call_ns and not plan.early_stop and not plan.misses and not cold
+        patient = done and not limits.call_ns and not plan.misses and not cold
         slow = cold and limits.call_ns  # else what is found must not depend on times
         size = len(addresses) if patient else _CHUNK_ROWS if done and not slow else _FIRST_ROWS
         if sketched and plan.misses and not slow:
@@ -130,10 +129,6 @@ def rescore(
             continue
         if done == len(addresses):
             break
-        if plan.early_stop and done >= MARGIN_ROWS:
-            margin = _margin(scores[:done], k)
-            if margin >= plan.early_stop:
-                break
         if plan.misses and sketched:
             missed = _misses_by_estimates(guesses, scores[:done], k)
             if missed <= plan.misses:
@@ -148,7 +143,7 @@ def rescore(
     scores = scores[:done]
     best = np.argsort(-scores, kind="stable")[:k]
     if done >= MARGIN_ROWS and len(best) == k:
-        margin = margin or _margin(scores, k)
+        margin = _margin(scores, k)
     if not plan.misses:
         missed = 0.0
     elif done == len(addresses):

@@ -117,7 +117,7 @@ def _once(
     k = min((len(one.addresses) for one in taken), default=k)
     rows_read = sum(one.rows_read for one in taken)
     if found.scanned == len(scope.parts):
-        plan = msgspec.structs.replace(plan, strategy="scan", early_stop=0.0)
+        plan = msgspec.structs.replace(plan, strategy="scan", early_stop=0)
     return Hits(
         np.array([one.addresses[:k] for one in taken], np.int64).reshape(len(queries), k),
         np.array([one.scores[:k] for one in taken], np.float32).reshape(len(queries), k),

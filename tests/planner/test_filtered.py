@@ -34,7 +34,7 @@ PLANS = st.builds(
     ),
     st.sampled_from([64, 256]),
     st.integers(1, 4_000),
-    st.sampled_from([0.0, 4.5]),
+    st.sampled_from([0, 12]),
 )
 MATCHES = st.one_of(st.integers(1, 300), st.integers(1, ROWS))
 FLOORS = st.one_of(st.none(), st.floats(0.01, 1.0))
@@ -55,7 +55,7 @@ def test_any_plan_is_one_that_can_be_done(
     assert found.strategy in ("graph", "scan")
     assert found.prefix_dim == plan.prefix_dim
     assert 1 <= found.candidates <= found.ef <= matches
-    assert found.early_stop == 0.0  # whose margins were measured without a filter
+    assert found.early_stop == 0  # which was measured without a filter
     if found.strategy == "scan":
         assert found.candidates >= min(k, matches)
     if matches <= max(EXACT_ROWS, k):

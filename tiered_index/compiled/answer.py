@@ -2,21 +2,16 @@
 
 Candidates are rescored best first.
 
-With early stopping the walk begins narrow and is widened while it pays; half as many rows as the beam
-holds, met on the way, are rescored too. What remains to be found lies below what was rescored last, so the
-walk ends when the k-th best score stands `stop` standard deviations above that. A random forest over
-twenty features of the score profile needed as many candidates as this one number.
-
 Among the rows of a filter scores lie otherwise, the more so the less the filter has to do with the query.
 There full scores are regressed on prefix scores as they are read, and rescoring ends when few of the
 candidates that remain can be expected among the best k. At 0.25 of ten, looked at once, recall@10 was 0.97
 to 0.99 under eleven filters of 250,000 sentences, for 86 to 174 rows read on average; under one that had
 nothing to do with the queries 0.95, for 399.
 
-Where rows have sketches of their tails, nothing is read before the walk is over: all that it found is put in
-order of estimated full scores first, and those stand for full scores where the margin is asked. Then a plan's
-candidates are so many rows, the best of that order. To end reading when few of the rest were expected among
-the best, by the known error of the estimates, saved 6 (two bits) to 15 of 100 rows at equal recall.
+Where rows have sketches of their tails, all that the walk found is put in order of estimated full scores
+first, and those stand for full scores where the margin is asked. A plan's candidates are then so many rows,
+the best of that order. To end reading when few of the rest were expected among the best, by the known error
+of the estimates, saved 6 (two bits) to 15 of 100 rows at equal recall.
 """
 
 from __future__ import annotations
@@ -29,7 +24,6 @@ from tiered_index.compiled.layout import (
     BITS,
     COARSE_NS,
     COLD,
-    FULL,
     LATE,
     RESCORE_NS,
     ROWS_READ,
@@ -43,7 +37,7 @@ from tiered_index.compiled.rescore import keep, rescore
 from tiered_index.compiled.scan import scan
 from tiered_index.compiled.sketch import estimate, planes_of, share_of
 from tiered_index.compiled.sorting import rank
-from tiered_index.compiled.walk import asked, begin, settle
+from tiered_index.compiled.walk import advance, asked, begin
 
 FIRST_BEYOND = 4
 """Rows beyond k that are read, in the order of sketches, before it is asked how many are missed."""
@@ -51,14 +45,19 @@ FIRST_BEYOND = 4
 NEXT_ROWS = 8
 """Rows that are read then, at least, before it is asked again."""
 
+WATCHED_BEYOND = 12
+"""Rows beyond k that a walk with patience watches. Of 10, 16, 24, 32, 40 and 48 rows in all, for ten results,
+24 and 32 did best."""
+
 _LEAST_FOLLOWING = 16
 _ENOUGH = 0.9  # of ef, what a walk must have found where fewer are read
 
 
 @njit
-def _best_estimates(order, first, count, k, recent, found, top_scores, top_rows):  # type: ignore[no-untyped-def]
-    """Take ``order[first:count]`` for what was rescored last; return how many the best k are."""
-    for i in range(first, count):
+def _best_estimates(order, count, k, recent, top_scores, top_rows):  # type: ignore[no-untyped-def]
+    """Take ``order[:count]`` for what was rescored; return how many the best k are."""
+    found = 0
+    for i in range(count):
         score = real(order[i] >> 32)
         recent[i % WINDOW] = score
         found = keep(score, row_of(order[i]), k, found, top_scores, top_rows)
@@ -149,7 +148,7 @@ def answer(  # type: ignore[no-untyped-def]
     k,
     ef,
     candidates,
-    stop,
+    patience,
     few,
     live,
     rows,
@@ -159,7 +158,6 @@ def answer(  # type: ignore[no-untyped-def]
     cold,
     beam,
     order,
-    spill,
     table,
     recent,
     sums,
@@ -179,12 +177,11 @@ def answer(  # type: ignore[no-untyped-def]
     prefix_numbers, query_numbers : float32 arrays
         The query's leading dimensions, and all of them.
     k, ef, candidates : int
-        The plan; with early stopping the most that may be spent.
-    stop : float
-        Margin at which the walk ends; 0 walks and rescores all.
+        The plan; the most that may be spent where it may end early.
+    patience : int
+        Expansions in a row that find nothing better, after which the walk ends; 0 for no such end.
     few : float
-        Of the candidates, how many of the best k may be expected among those not rescored; 0 for no such
-        end. Not together with `stop`.
+        Of the candidates, how many of the best k may be expected among those not rescored; 0 for no such end.
     live : int
         Address of a bit a row in whole int32, lowest first, for a walk; 0 if all rows may be found.
     rows : int32 array
@@ -195,7 +192,7 @@ def answer(  # type: ignore[no-untyped-def]
         Of the walk and of the whole call, on the clock of ``perf_counter_ns``; 0 for none.
     cold : bool
         Whether rows are asked for before they are scored, from the first on.
-    beam, order, spill, table, recent, sums, top_scores, top_rows, state : arrays
+    beam, order, table, recent, sums, top_scores, top_rows, state : arrays
         Room to work in.
     """
     clock = nanoseconds()
@@ -206,71 +203,49 @@ def answer(  # type: ignore[no-untyped-def]
     state[COLD] = cold
     found = 0
     reached = missed = np.float64(0.0)
-    now_ef = min(ef, k + 12) if stop > 0.0 else ef
-    kept = spill if stop > 0.0 else spill[:0]
     scanned = len(rows) > 0
-    count, share = 0, 1.0
-    if sketch[BITS] > 0:
-        planes, half_step, total = planes_of(sketch, query_numbers)
-        share = share_of(sketch, query, dims)
     packed = asked(graph, prefix, dims)
     if scanned:
         scan(graph, packed, dims, rows, ef, beam, state)
     else:
-        begin(graph, packed, dims, now_ef, live, seeds, beam, table, state)
-    while True:
-        if not scanned:
-            settle(
-                graph,
-                packed,
-                dims,
-                now_ef,
-                stop > 0.0,
-                live,
-                beam,
-                kept,
-                table,
-                state,
-                walk_deadline,
-            )
-            if state[FULL]:
-                return 0, reached, missed
-        if sketch[BITS] > 0:
-            before, size = count, state[SIZE]
-            if scanned:
-                rank(beam, 0, size, size)
-            elif size < _ENOUGH * ef and stop == few == 0.0 and not state[LATE]:
-                return 0, reached, missed  # rows that may be found are few here, or the graph has parts
-            count = estimate(sketch, planes, half_step, total, share, beam, size, order, before, sums)
-            found = _best_estimates(order, before, count, k, recent, found, top_scores, top_rows)
-            if found == k and count >= WINDOW:
-                reached = margin(top_scores[k - 1], recent)
-            if stop > reached and not scanned and not state[LATE] and now_ef < ef and size >= now_ef:
-                now_ef = min(ef, now_ef + (now_ef >> 1))
-                continue
-            walked = nanoseconds()
-            state[COARSE_NS] += walked - clock
-            estimated = sums.copy()
-            sums[:] = 0.0
-            found, missed = _read_in_order(
-                full,
-                query,
-                k,
-                order,
-                count,
-                candidates,
-                few,
-                recent,
-                sums,
-                top_scores,
-                top_rows,
-                state,
-                deadline,
-            )
-            if few > 0.0 and scanned and found == k:
-                missed += misses_beyond(estimated, count, top_scores[k - 1], beam, size, len(rows) - size)
-            state[RESCORE_NS] += nanoseconds() - walked
-            break
+        begin(graph, packed, dims, ef, live, seeds, beam, table, state)
+        watched = k + WATCHED_BEYOND
+        advance(graph, packed, dims, ef, ef, live, beam, table, state, walk_deadline, watched, patience)
+    if sketch[BITS] > 0:
+        size = state[SIZE]
+        if scanned:
+            rank(beam, 0, size, size)
+        elif size < _ENOUGH * ef and patience == 0 and few == 0.0 and not state[LATE]:
+            return 0, reached, missed  # rows that may be found are few here, or the graph has parts
+        planes, half_step, total = planes_of(sketch, query_numbers)
+        share = share_of(sketch, query, dims)
+        count = estimate(sketch, planes, half_step, total, share, beam, size, order, sums)
+        found = _best_estimates(order, count, k, recent, top_scores, top_rows)
+        if found == k and count >= WINDOW:
+            reached = margin(top_scores[k - 1], recent)
+        walked = nanoseconds()
+        state[COARSE_NS] += walked - clock
+        estimated = sums.copy()
+        sums[:] = 0.0
+        found, missed = _read_in_order(
+            full,
+            query,
+            k,
+            order,
+            count,
+            candidates,
+            few,
+            recent,
+            sums,
+            top_scores,
+            top_rows,
+            state,
+            deadline,
+        )
+        if few > 0.0 and scanned and found == k:
+            missed += misses_beyond(estimated, count, top_scores[k - 1], beam, size, len(rows) - size)
+        state[RESCORE_NS] += nanoseconds() - walked
+    else:
         walked = nanoseconds()
         state[COARSE_NS] += walked - clock
         if few > 0.0:
@@ -308,22 +283,9 @@ def answer(  # type: ignore[no-untyped-def]
                 state,
                 deadline,
             )
-        clock = nanoseconds()
-        state[RESCORE_NS] += clock - walked
+        state[RESCORE_NS] += nanoseconds() - walked
         if found == k and state[ROWS_READ] >= WINDOW:
             reached = margin(top_scores[k - 1], recent)
-        if (
-            scanned
-            or state[UNREAD]
-            or state[LATE]
-            or now_ef >= ef
-            or state[SIZE] < now_ef
-            or state[ROWS_READ] >= candidates
-        ):
-            break
-        if reached >= stop:
-            break
-        now_ef = min(ef, now_ef + (now_ef >> 1))
     if state[UNREAD]:  # no answer: another way says what is wrong
         found = state[ROWS_READ] = state[LATE] = 0
     return found, reached, missed

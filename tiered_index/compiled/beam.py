@@ -1,8 +1,7 @@
 """The beam of a walk, and the rows that it met.
 
 The beam is one sorted array of 64-bit keys: score, row and two flags. A walk takes it in vectors of eight,
-so there must be room behind it to the end of the last. A walk whose beam may be widened later also keeps,
-unsorted, the rows that found no room in it.
+so there must be room behind it to the end of the last.
 
 Rows that were met stand in a table at a place that their number says, and a later one takes the place of an
 earlier. So a row may be scored again, and never is one passed over; the beam does not take a row twice. To
@@ -17,16 +16,11 @@ import numpy as np
 from numba import njit
 
 from tiered_index.compiled.layout import (
-    EXPANDED,
-    MASK,
     MAX_ROWS,
     MET_AMONG,
     MET_PER_EF,
     MIN_TABLE,
-    NEXT,
     ROW_SHIFT,
-    SIZE,
-    SPILLED,
 )
 from tiered_index.compiled.operations import load_i32, load_i64, move, store_i32, store_i64
 
@@ -95,34 +89,3 @@ def unite(keys, room, key, fallen):  # type: ignore[no-untyped-def]
         place += 1
     move(keys + 8 * (place + 1), keys + 8 * (place + 2), 8 * (room - place - 2))
     store_i64(keys + 8 * (room - 1), fallen)
-
-
-@njit
-def widen(beam, spill, room, passes, table, state):  # type: ignore[no-untyped-def]
-    """Fill the beam up to `room` with the best rows that found no room before."""
-    address = beam.ctypes.data
-    size, mask = state[SIZE], places(room, passes, table) - 1
-    if mask != state[MASK]:
-        state[MASK] = mask
-        table[: mask + 1] = -1
-        for i in range(size):
-            meet(row_of(beam[i]), table, mask)
-        for i in range(state[SPILLED]):
-            meet(row_of(spill[i]), table, mask)
-    kept = 0
-    for i in range(state[SPILLED]):
-        key, last = spill[i], beam[size - 1]
-        if size == room and key <= last:
-            spill[kept] = key
-            kept += 1
-        elif put(beam, address, size, room, key) >= 0:
-            if size == room:
-                spill[kept] = last
-                kept += 1
-            else:
-                size += 1
-    state[SIZE], state[SPILLED] = size, kept
-    at = 0
-    while at < size and beam[at] & EXPANDED:
-        at += 1
-    state[NEXT] = at

@@ -195,7 +195,7 @@ def answer(
     candidates: int,
     *,
     sketch: Rows = NO_SKETCH,
-    stop: float = 0.0,
+    patience: int = 0,
     few: float = 0.0,
     live: int = 0,
     rows: NDArray[np.int32] = NO_ROWS,
@@ -216,11 +216,11 @@ def answer(
         The plan; k at most :data:`MAX_K`.
     sketch : ndarray
         From :func:`sketch_fields`, of what orders candidates before they are read.
-    stop : float
-        Margin at which the walk ends early; 0 spends all of ef and candidates.
+    patience : int
+        The walk ends early after so many expansions in a row that find nothing better; 0 spends all of ef.
     few : float
         Rescoring ends when so few of the best k can be expected among the candidates that remain; 0 rescores
-        all. Not together with `stop`.
+        all.
     live, rows, seeds
         As for :func:`walk`.
     walk_deadline_ns, deadline_ns : int
@@ -238,7 +238,7 @@ def answer(
         candidates,
         threads=1,
         sketch=sketch,
-        stop=stop,
+        patience=patience,
         few=few,
         live=live,
         rows=rows,
@@ -268,7 +268,7 @@ def answer_many(
     *,
     threads: int,
     sketch: Rows = NO_SKETCH,
-    stop: float = 0.0,
+    patience: int = 0,
     few: float = 0.0,
     live: int = 0,
     rows: NDArray[np.int32] = NO_ROWS,
@@ -285,10 +285,10 @@ def answer_many(
     search[GRAPH_AT : GRAPH_AT + GRAPH_FIELDS] = graph
     search[FULL_AT : FULL_AT + FULL_FIELDS] = full
     search[SKETCH_AT : SKETCH_AT + SKETCH_FIELDS] = sketch
-    asked = (k, ef, candidates, prefix_dim)
+    asked = (k, ef, candidates, patience, prefix_dim)
     may_be_found = (live, rows.ctypes.data, len(rows), seeds.ctypes.data, len(seeds))
     search[K:] = (*asked, *may_be_found, cold, walk_deadline_ns, deadline_ns)
-    reals = np.array([stop, few])
+    reals = np.array([few])
     what = search.ctypes.data, reals.ctypes.data
     given = [(prefixes.ctypes.data, 4 * prefix_dim), (queries.ctypes.data, 4 * dim)]
     places = (
@@ -303,14 +303,9 @@ def answer_many(
         room, totals = _room, np.zeros(STATE_FIELDS, np.int64)
         room.beam_of(2 * ef)
         for start in starts:
-            size, done = min(_AT_ONCE, n - start), 0
+            size = min(_AT_ONCE, n - start)
             addresses = [address + start * width for address, width in (*given, *places)]
-            while done < size:
-                done = _done(
-                    kernels().answer_many(*what, done, size, *addresses, totals.ctypes.data, room.address)
-                )
-                if done < size:
-                    room.make_spill()
+            _done(kernels().answer_many(*what, size, *addresses, totals.ctypes.data, room.address))
         return totals
 
     helpers = max(min(threads, -(-n // _AT_ONCE)), 1) - 1

@@ -28,7 +28,7 @@ _ARGUMENTS: Final = {
     "approach": 6,
     "arrange": 5,
     "link": 9,
-    "answer_many": 12,
+    "answer_many": 11,
     "answer_prepared": 8,
 }
 """How many whole numbers each of :mod:`tiered_index.compiled.entries` takes."""

@@ -6,20 +6,16 @@ from typing import Final
 
 # How far a walk has come
 SIZE: Final = 0  # rows in the beam
-NEXT: Final = 1  # place in it of the first that may not be expanded yet
-MASK: Final = 2  # size of the table of rows that were met, less one
-FULL: Final = 3  # `spill` has no room left
-SPILLED: Final = 4  # rows met and not in the beam, kept for a wider one
-COLD: Final = 5  # rows must be waited for
-WIDTH: Final = 6  # of the beam
-UNREAD: Final = 7  # a full vector could not be read
-LATE: Final = 8  # the deadline passed; from here on, what is reported
-DISTANCES: Final = 9
-ROWS_READ: Final = 10
-COLD_ROWS: Final = 11  # of them, rows that were waited for
-COARSE_NS: Final = 12
-RESCORE_NS: Final = 13
-STATE_FIELDS: Final = 14
+MASK: Final = 1  # size of the table of rows that were met, less one
+COLD: Final = 2  # rows must be waited for
+UNREAD: Final = 3  # a full vector could not be read
+LATE: Final = 4  # the deadline passed; from here on, what is reported
+DISTANCES: Final = 5
+ROWS_READ: Final = 6
+COLD_ROWS: Final = 7  # of them, rows that were waited for
+COARSE_NS: Final = 8
+RESCORE_NS: Final = 9
+STATE_FIELDS: Final = 10
 
 # A key of a beam: a score and, in its low half, a row and two flags
 EXPANDED: Final = 1
@@ -73,37 +69,37 @@ SKETCH_AT: Final = FULL_AT + FULL_FIELDS
 K: Final = SKETCH_AT + SKETCH_FIELDS
 EF: Final = K + 1
 CANDIDATES: Final = K + 2
-PREFIX_DIM: Final = K + 3
-LIVE: Final = K + 4  # address of a bit a row in whole int32, lowest first, or 0 if all may be found
-ROWS: Final = K + 5  # address of rows to score and no others, int32
-ROWS_COUNT: Final = K + 6  # 0 to walk
-SEEDS: Final = K + 7  # address of rows to begin a walk with besides the entry point, int64
-SEEDS_COUNT: Final = K + 8
-IS_COLD: Final = K + 9  # whether rows are asked for before they are scored, from the first on
-WALK_BY: Final = K + 10  # deadline of the walk, on the clock of ``perf_counter_ns``; 0 for none
-DONE_BY: Final = K + 11  # and of the whole
-SEARCH_FIELDS: Final = K + 12
+PATIENCE: Final = K + 3  # expansions after which a walk that finds nothing better ends; 0 for no such end
+PREFIX_DIM: Final = K + 4
+LIVE: Final = K + 5  # address of a bit a row in whole int32, lowest first, or 0 if all may be found
+ROWS: Final = K + 6  # address of rows to score and no others, int32
+ROWS_COUNT: Final = K + 7  # 0 to walk
+SEEDS: Final = K + 8  # address of rows to begin a walk with besides the entry point, int64
+SEEDS_COUNT: Final = K + 9
+IS_COLD: Final = K + 10  # whether rows are asked for before they are scored, from the first on
+WALK_BY: Final = K + 11  # deadline of the walk, on the clock of ``perf_counter_ns``; 0 for none
+DONE_BY: Final = K + 12  # and of the whole
+SEARCH_FIELDS: Final = K + 13
 # and of one that is prepared, where deadlines count from when the call came in
-TIMED: Final = K + 12  # whether there are deadlines
-UNIT: Final = K + 13  # whether queries are scaled to unit length
-IDS: Final = K + 14  # address of each row's id, int64, or 0 where ids are texts
-FIRST: Final = K + 15  # address of row 0 in the snapshot
-ENOUGH: Final = K + 16  # rows to read, unless a deadline comes first
-DIRECTIONS: Final = K + 17  # address of those whose components make prefixes, float32, or 0
-NEAR_EF: Final = K + 18  # beam, and rows, that tell how many of those near the query may be found
-NEAR_ROWS: Final = K + 19
-REALS: Final = K + 20  # address of float64 numbers, named below
-FILES: Final = K + 21  # of three files, descriptor and least size
-PREPARED_FIELDS: Final = K + 27
+TIMED: Final = K + 13  # whether there are deadlines
+UNIT: Final = K + 14  # whether queries are scaled to unit length
+IDS: Final = K + 15  # address of each row's id, int64, or 0 where ids are texts
+FIRST: Final = K + 16  # address of row 0 in the snapshot
+ENOUGH: Final = K + 17  # rows to read, unless a deadline comes first
+DIRECTIONS: Final = K + 18  # address of those whose components make prefixes, float32, or 0
+NEAR_EF: Final = K + 19  # beam, and rows, that tell how many of those near the query may be found
+NEAR_ROWS: Final = K + 20
+REALS: Final = K + 21  # address of float64 numbers, named below
+FILES: Final = K + 22  # of three files, descriptor and least size
+PREPARED_FIELDS: Final = K + 28
 
 # Numbers of a search, float64
-STOP: Final = 0  # margin at which the walk ends early; 0 spends all of ef and candidates
-FEW: Final = 1  # how many of the best k may be expected among candidates not rescored; 0 rescores all
-SAFE_LOW: Final = 2  # squares of lengths between these are safe to divide by
-SAFE_HIGH: Final = 3
-LEAST_NEAR: Final = 4  # share of rows near the query that must be among those that may be found, or 0
-MOST_MISSED: Final = 5  # what may be expected to be missed
-LEAST_FAR: Final = 6  # share of rows near the query below which it is far fewer
+FEW: Final = 0  # how many of the best k may be expected among candidates not rescored; 0 rescores all
+SAFE_LOW: Final = 1  # squares of lengths between these are safe to divide by
+SAFE_HIGH: Final = 2
+LEAST_NEAR: Final = 3  # share of rows near the query that must be among those that may be found, or 0
+MOST_MISSED: Final = 4  # what may be expected to be missed
+LEAST_FAR: Final = 5  # share of rows near the query below which it is far fewer
 
 # What is said of an answer, float64
 MARGIN: Final = 0
@@ -113,22 +109,20 @@ TOLD: Final = 2 + STATE_FIELDS - LATE
 
 # Room to work in: addresses, and sizes
 BEAM: Final = 0
-SPILL: Final = 1
-TABLE: Final = 2
-RECENT: Final = 3
-SUMS: Final = 4
-STATE: Final = 5
-QUERY: Final = 6
-PREFIX: Final = 7  # as many as QUERY
+TABLE: Final = 1
+RECENT: Final = 2
+SUMS: Final = 3
+STATE: Final = 4
+QUERY: Final = 5
+PREFIX: Final = 6  # as many as QUERY
+ORDER: Final = 7
 BEAM_SIZE: Final = 8
-SPILL_SIZE: Final = 9
-TABLE_SIZE: Final = 10
-RECENT_SIZE: Final = 11
-SUMS_SIZE: Final = 12
-QUERY_SIZE: Final = 13
-ORDER: Final = 14
-ORDER_SIZE: Final = 15
-ROOM_FIELDS: Final = 16
+TABLE_SIZE: Final = 9
+RECENT_SIZE: Final = 10
+SUMS_SIZE: Final = 11
+QUERY_SIZE: Final = 12
+ORDER_SIZE: Final = 13
+ROOM_FIELDS: Final = 14
 
 MIN_TABLE: Final = 4096
 MET_PER_EF: Final = 64

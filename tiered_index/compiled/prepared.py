@@ -23,7 +23,6 @@ from tiered_index.compiled.layout import (
     FAILED,
     FILES,
     FIRST,
-    FULL,
     FULL_AT,
     FULL_FIELDS,
     GRAPH_AT,
@@ -34,6 +33,7 @@ from tiered_index.compiled.layout import (
     LIVE,
     NEAR_EF,
     NEAR_ROWS,
+    PATIENCE,
     PREFIX_DIM,
     PREPARED_FIELDS,
     REALS,
@@ -122,7 +122,7 @@ class Prepared:
         fields[FULL_AT : FULL_AT + FULL_FIELDS] = full
         fields[SKETCH_AT : SKETCH_AT + SKETCH_FIELDS] = sketch
         fields[K], fields[EF], fields[CANDIDATES] = k, plan.ef, plan.candidates
-        fields[PREFIX_DIM], fields[UNIT] = plan.prefix_dim, unit
+        fields[PATIENCE], fields[PREFIX_DIM], fields[UNIT] = plan.early_stop, plan.prefix_dim, unit
         fields[TIMED], fields[IS_COLD] = limits.call_ns > 0, limits.cold
         fields[WALK_BY], fields[DONE_BY] = limits.walk_ns, limits.call_ns
         fields[LIVE], fields[FIRST], fields[ENOUGH] = live, first, enough
@@ -137,7 +137,7 @@ class Prepared:
             fields[IDS] = numbers.ctypes.data
         certain = rows is None or not plan.misses or plan.candidates >= len(rows)
         most = np.inf if certain else plan.misses
-        reals = np.array([plan.early_stop, plan.misses, *safe, least, most, far])
+        reals = np.array([plan.misses, *safe, least, most, far])
         fields[REALS] = reals.ctypes.data
         fields[FILES:] = np.array(files).reshape(-1)
         self._address = fields.ctypes.data
@@ -178,9 +178,6 @@ class Prepared:
                 break
             room.beam_of(2 * self._ef)
             room.make_query(self._dim)
-            if room.state[FULL]:
-                room.make_spill()
-                room.state[FULL] = 0
         if found < k:
             if found == FAILED:
                 raise RuntimeError("compiled code ended with an error")

@@ -24,7 +24,6 @@ from tiered_index.compiled.layout import (
     FILE_SIZE,
     FILES,
     FIRST,
-    FULL,
     FULL_AT,
     FULL_FIELDS,
     GRAPH_AT,
@@ -43,6 +42,7 @@ from tiered_index.compiled.layout import (
     NEAR_ROWS,
     ORDER,
     ORDER_SIZE,
+    PATIENCE,
     PREFIX,
     PREFIX_DIM,
     PREPARED_FIELDS,
@@ -64,11 +64,8 @@ from tiered_index.compiled.layout import (
     SKETCH_AT,
     SKETCH_DESCRIPTOR,
     SKETCH_FIELDS,
-    SPILL,
-    SPILL_SIZE,
     STATE,
     STATE_FIELDS,
-    STOP,
     SUMS,
     SUMS_SIZE,
     TABLE,
@@ -104,7 +101,7 @@ def _answer(graph, fields, reals, at, prefix, query, seeds, walk_by, done_by, sc
         fields[K],
         fields[EF],
         fields[CANDIDATES],
-        reals[STOP],
+        fields[PATIENCE],
         reals[FEW],
         fields[LIVE],
         carray(pointer_i32(fields[ROWS]), (fields[ROWS_COUNT],)),
@@ -114,7 +111,6 @@ def _answer(graph, fields, reals, at, prefix, query, seeds, walk_by, done_by, sc
         fields[IS_COLD] != 0,
         carray(pointer_i64(at[BEAM]), (at[BEAM_SIZE],)),
         carray(pointer_i64(at[ORDER]), (at[ORDER_SIZE],)),
-        carray(pointer_i64(at[SPILL]), (at[SPILL_SIZE],)),
         carray(pointer_i32(at[TABLE]), (at[TABLE_SIZE],)),
         carray(pointer_f32(at[RECENT]), (at[RECENT_SIZE],)),
         carray(pointer_f64(at[SUMS]), (at[SUMS_SIZE],)),
@@ -125,15 +121,15 @@ def _answer(graph, fields, reals, at, prefix, query, seeds, walk_by, done_by, sc
 
 
 @njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def answer_many(search, reals, first, count, prefixes, queries, scores, rows, found, told, totals, room):  # type: ignore[no-untyped-def]
-    """Answer queries from `first` on; return how many are answered, fewer where `spill` has no room left.
+def answer_many(search, reals, count, prefixes, queries, scores, rows, found, told, totals, room):  # type: ignore[no-untyped-def]
+    """Answer queries; return how many.
 
     Parameters
     ----------
     search, reals, room : int
         Addresses of what :mod:`tiered_index.compiled.layout` names.
-    first, count : int
-        Which of the queries.
+    count : int
+        How many queries.
     prefixes, queries : int
         Addresses of float32 numbers, those of a query one after the other.
     scores, rows, found, told : int
@@ -157,7 +153,7 @@ def answer_many(search, reals, first, count, prefixes, queries, scores, rows, fo
     )
     k, prefix_dim, dim = fields[K], fields[PREFIX_DIM], fields[FULL_AT + DIM]
     counts, said = carray(pointer_i64(found), (count,)), carray(pointer_f64(told), (2 * count,))
-    for i in range(first, count):
+    for i in range(count):
         counts[i], said[2 * i + MARGIN], said[2 * i + MISSED] = _answer(
             graph,
             fields,
@@ -172,8 +168,6 @@ def answer_many(search, reals, first, count, prefixes, queries, scores, rows, fo
             carray(pointer_i64(rows + 8 * i * k), (k,)),
             state,
         )
-        if state[FULL]:
-            return i
         total[LATE] = max(total[LATE], state[LATE])
         for field in range(DISTANCES, STATE_FIELDS):
             total[field] += state[field]
@@ -284,8 +278,6 @@ def answer_prepared(search, room, given, started, rows, ids, scores, told):  # t
         best,
         state,
     )
-    if state[FULL]:
-        return GROW
     if not state[LATE] and (state[ROWS_READ] < fields[ENOUGH] or said[MISSED] > reals[MOST_MISSED]):
         return OTHERWISE
     for i in range(LATE, STATE_FIELDS):

@@ -22,8 +22,6 @@ from tiered_index.compiled.layout import (
     RECENT,
     RECENT_SIZE,
     ROOM_FIELDS,
-    SPILL,
-    SPILL_SIZE,
     STATE,
     STATE_FIELDS,
     SUMS,
@@ -36,7 +34,6 @@ from tiered_index.compiled.layout import (
 
 _MIN_BEAM = 256
 _BEHIND = 8
-_MIN_SPILL = 8_192
 _LINE_BYTES = 64
 
 
@@ -57,19 +54,12 @@ class Room(threading.local):
         self.beam = np.empty(0, np.int64)
         self.order = np.empty(0, np.int64)
         self.beam_of(_MIN_BEAM)
-        self.spill = np.empty(_MIN_SPILL // 2, np.int64)
-        self.make_spill()
-
-    def make_spill(self) -> None:
-        """Make room for twice as many rows that find no room in a beam."""
-        self.spill = self._placed(np.empty(2 * len(self.spill), np.int64), SPILL, SPILL_SIZE)
 
     def beam_of(self, width: int) -> NDArray[np.int64]:
         """Return a beam of this width, with room behind it."""
         if width > len(self.beam) - _BEHIND:
             self.beam = self._placed(_aligned(2 * width + _BEHIND, np.int64), BEAM, BEAM_SIZE)
-            # rows of a beam that becomes half as wide again, time after time, are fewer
-            self.order = self._placed(np.empty(2 * len(self.beam), np.int64), ORDER, ORDER_SIZE)
+            self.order = self._placed(np.empty(len(self.beam), np.int64), ORDER, ORDER_SIZE)
             places = max(MIN_TABLE, width * MET_PER_EF * MET_AMONG // 2)  # a beam is twice as wide as ef
             self.table = self._placed(np.empty(1 << (places - 1).bit_length(), np.int32), TABLE, TABLE_SIZE)
         return self.beam[:width]

@@ -22,7 +22,6 @@ from tiered_index.compiled.layout import (
     RECORD_BYTES,
     RECORDS,
     ROW_SHIFT,
-    SCORED,
     SIGNS,
     SIZE,
     UNIT_LENGTH,
@@ -222,8 +221,8 @@ def planes_of(sketch, query):  # type: ignore[no-untyped-def]
 
 
 @njit
-def estimate(sketch, planes, half_step, total, share, beam, size, order, count, sums):  # type: ignore[no-untyped-def]
-    """Append to ``order[:count]`` the rows of ``beam[:size]`` that were not; return how many are there then.
+def estimate(sketch, planes, half_step, total, share, beam, size, order, sums):  # type: ignore[no-untyped-def]
+    """Put the rows of ``beam[:size]`` into `order`; return how many they are.
 
     They are keys as a beam's, of estimated full scores. `share` is what prefix scores are multiplied by.
     Added to `sums` are prefix scores, estimates, and their products.
@@ -239,9 +238,6 @@ def estimate(sketch, planes, half_step, total, share, beam, size, order, count, 
             for line in range(0, record_bytes + _LINE, _LINE):
                 prefetch(records + row_of(beam[i + _AHEAD]) * record_bytes + line)
         key = beam[i]
-        if key & SCORED or count == len(order):
-            continue
-        beam[i] = key | SCORED
         row = row_of(key)
         record = records + row * record_bytes
         factors = record + 8 * words * bits
@@ -249,14 +245,13 @@ def estimate(sketch, planes, half_step, total, share, beam, size, order, count, 
         product = np.float64(_counts(record, address, words, bits)) - shift
         whole = share * np.float64(load_f32(factors)) * guess
         whole += np.float64(load_f32(factors + 4)) * half_step * product
-        order[count] = (ordered(np.float32(whole)) << 32) | (row << ROW_SHIFT)
+        order[i] = (ordered(np.float32(whole)) << 32) | (row << ROW_SHIFT)
         sums[0] += guess
         sums[1] += whole
         sums[2] += guess * guess
         sums[3] += guess * whole
         sums[4] += whole * whole
-        count += 1
-    return count
+    return size
 
 
 @njit
@@ -271,7 +266,7 @@ def arrange(sketch, query, dims, beam, order, sums, state):  # type: ignore[no-u
     started = nanoseconds()
     planes, half_step, total = planes_of(sketch, query)
     share = share_of(sketch, query.ctypes.data, dims)
-    count = estimate(sketch, planes, half_step, total, share, beam, state[SIZE], order, 0, sums)
+    count = estimate(sketch, planes, half_step, total, share, beam, state[SIZE], order, sums)
     rank(order, 0, count, count)
     state[SIZE] = count
     state[COARSE_NS] += nanoseconds() - started

@@ -5,13 +5,17 @@ the codes of those, one by one, it scores those that the step before collected. 
 at the same time, and the row that is expanded is chosen one step before it could be known: 2 of a hundred
 rows more are scored at ef=64, of which a walk finds more.
 
-A walk whose beam may be widened later keeps what found no room in it. It then goes on from where it stands,
-and finds what a walk with the wider beam would have found.
+A walk may end before its beam is expanded: after so many expansions in a row (its patience) that put nothing
+among the best of the beam. An easy query's best are found soon, and most of what a wide beam does is to make
+sure. Of 250,000 sentences, recall@10 of .95 took 1,460 to 1,700 codes with a patience of 12 to 20 and beams
+of 80 to 160, where a beam that is always expanded scores 2,000.
 
 References
 ----------
 Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical
 Navigable Small World graphs", 2018.
+Teofili and Lin, "Patience in Proximity: A Simple Early Termination Strategy for HNSW Graph Traversal in
+Approximate k-Nearest Neighbor Search", ECIR 2025.
 """
 
 from __future__ import annotations
@@ -28,7 +32,6 @@ from tiered_index.compiled.beam import (
     row_of,
     slot_of,
     unite,
-    widen,
 )
 from tiered_index.compiled.codes import dot_codes, lines_of, packed
 from tiered_index.compiled.layout import (
@@ -41,19 +44,15 @@ from tiered_index.compiled.layout import (
     DISTANCES,
     ENTRY,
     EXPANDED,
-    FULL,
     LATE,
     LINKS,
     MASK,
-    NEXT,
     OFFSETS,
     PLACES,
     RANGES,
     ROW_SHIFT,
     SIZE,
-    SPILLED,
     TOP_LEVEL,
-    WIDTH,
 )
 from tiered_index.compiled.operations import (
     load_i32,
@@ -124,7 +123,6 @@ def begin(graph, query, dims, room, live, seeds, beam, table, state):  # type: i
         best = np.float32(np.inf)
     beam[0] = (ordered(best) << 32) | (nearest << ROW_SHIFT)
     state[SIZE] = 1
-    state[NEXT] = 0
     state[MASK] = places(room, passes(graph, live), table) - 1
     table[: state[MASK] + 1] = -1
     meet(nearest, table, state[MASK])
@@ -229,8 +227,10 @@ def _collect(links, degree, fresh, table, mask):  # type: ignore[no-untyped-def]
 
 
 @njit
-def advance(graph, query, dims, ef, room, live, beam, spill, table, state, deadline):  # type: ignore[no-untyped-def]
-    """Expand rows until the best `ef` of a beam of `room` are; keep what falls out if `spill` has room.
+def advance(graph, query, dims, ef, room, live, beam, table, state, deadline, watched, patience):  # type: ignore[no-untyped-def]
+    """Expand rows until the best `ef` of a beam of `room` are.
+
+    Or until `patience` expansions in a row, unless that is 0, put nothing among the best `watched`.
 
     Where not all rows may be found, the way leads through those that may not: their links are followed,
     and their codes are not read. Unless those that may are linked among themselves.
@@ -246,10 +246,11 @@ def advance(graph, query, dims, ef, room, live, beam, spill, table, state, deadl
         room,
         live,
         beam,
-        spill,
         table,
         state,
         deadline,
+        watched,
+        patience,
         lists[0],
         lists[1],
         lists[2],
@@ -259,7 +260,22 @@ def advance(graph, query, dims, ef, room, live, beam, spill, table, state, deadl
 
 @njit
 def _steps(  # type: ignore[no-untyped-def]
-    graph, query, dims, ef, room, live, beam, spill, table, state, deadline, collected, scored, better, passed
+    graph,
+    query,
+    dims,
+    ef,
+    room,
+    live,
+    beam,
+    table,
+    state,
+    deadline,
+    watched,
+    patience,
+    collected,
+    scored,
+    better,
+    passed,
 ):
     """Advance; `collected`, `scored` and `better` have room for what is linked from a row, twice."""
     codes, code_bytes, degree, ranges = graph[CODES], graph[CODE_BYTES], graph[BASE_DEGREE], graph[RANGES]
@@ -268,14 +284,14 @@ def _steps(  # type: ignore[no-untyped-def]
     keys, above = beam.ctypes.data, better.ctypes.data
     last = keys + 8 * (room - 1)
     vectors = (room + _KEYS - 1) // _KEYS
-    at, mask, spilled = state[NEXT], state[MASK], state[SPILLED]
-    keep = len(spill) > 0
+    at, mask = 0, state[MASK]
+    least_watched = keys + 8 * (min(watched, room) - 1)
     among = live != 0 and graph[AMONG] != 0
     marks = graph[PLACES] if among else graph[OFFSETS]
     mark_bytes = 4 if among else 8
     for place in range(state[SIZE], _KEYS * vectors):
         store_i64(keys + 8 * place, _LEAST)
-    old = hops = 0
+    old = hops = waited = 0
     while True:
         new = 0
         key = load_i64(keys + 8 * at) if at < ef else _LEAST
@@ -299,9 +315,6 @@ def _steps(  # type: ignore[no-untyped-def]
                 new = _collect_live(graph, links, live, collected, passed, table, mask)
         elif old == 0:
             break
-        if keep and spilled + old > len(spill):
-            state[FULL] = 1
-            break
         while at < ef and load_i64(keys + 8 * at) & EXPANDED:
             at += 1
         if at < ef:  # likely the next
@@ -319,27 +332,23 @@ def _steps(  # type: ignore[no-untyped-def]
             best = max(best, key)
             store_i64(above + 8 * count, key)
             count += key > least
-            if keep and key <= least:
-                spill[spilled] = key
-                spilled += 1
         for i in range(old, new):
             ask(codes + load_i64(asking + 8 * i) * code_bytes, lines)
         for i in range(count):
             prefetch(marks + mark_bytes * row_of(load_i64(above + 8 * i)))
+        if patience:
+            waited = 0 if best >= load_i64(least_watched) else waited + 1  # also while they are fewer
         for i in range(count):
             key, fallen = load_i64(above + 8 * i), load_i64(last)
             if key <= fallen:
-                fallen = key
-            elif vectors > _NARROW:
-                if put(beam, keys, room, room, key) < 0:
-                    continue
+                continue
+            if vectors > _NARROW:
+                put(beam, keys, room, room, key)
             elif push(keys, vectors, key):
                 unite(keys, room, key, fallen)
-                continue
-            if keep and fallen != _LEAST:
-                spill[spilled] = fallen
-                spilled += 1
         state[DISTANCES] += old
+        if patience and waited >= patience:
+            break
         while at > 0 and load_i64(keys + 8 * (at - 1)) <= best:
             at -= 1
         while at < ef and load_i64(keys + 8 * at) & EXPANDED:
@@ -348,21 +357,7 @@ def _steps(  # type: ignore[no-untyped-def]
     size = room
     while size > 0 and load_i64(keys + 8 * (size - 1)) == _LEAST:
         size -= 1
-    state[SIZE], state[NEXT], state[SPILLED] = size, at, spilled
-
-
-@njit
-def settle(graph, query, dims, ef, more, live, beam, spill, table, state, deadline):  # type: ignore[no-untyped-def]
-    """Advance with a beam of `ef`, or widen it to that.
-
-    With `more`, the beam also keeps half as many again, which were met and not expanded; `spill` must then
-    have room, for it may become wider.
-    """
-    room = ef + ef // 2 if more else ef
-    if 0 < state[WIDTH] < ef:
-        widen(beam, spill, room, passes(graph, live), table, state)
-    state[WIDTH] = ef
-    advance(graph, query, dims, ef, room, live, beam, spill, table, state, deadline)
+    state[SIZE] = size
 
 
 @njit
@@ -372,7 +367,7 @@ def walk(graph, prefix, dims, ef, live, seeds, beam, table, state, deadline):  #
     state[:] = 0
     query = asked(graph, prefix, dims)
     begin(graph, query, dims, ef, live, seeds, beam, table, state)
-    advance(graph, query, dims, ef, ef, live, beam, beam[:0], table, state, deadline)
+    advance(graph, query, dims, ef, ef, live, beam, table, state, deadline, ef, 0)
     state[COARSE_NS] = nanoseconds() - started
 
 
@@ -382,4 +377,4 @@ def approach(graph, prefix, dims, ef, room, beam, table, state):  # type: ignore
     state[:] = 0
     query = asked(graph, prefix, dims)
     begin(graph, query, dims, room, 0, beam[:0], beam, table, state)
-    advance(graph, query, dims, ef, room, 0, beam, beam[:0], table, state, 0)
+    advance(graph, query, dims, ef, room, 0, beam, table, state, 0, room, 0)

@@ -5,6 +5,7 @@ It is given numbers and callables; what a walk or a search is, it does not know.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import NamedTuple
@@ -22,9 +23,12 @@ SCAN_ROWS = (1, 2, 4, 10, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 SCAN_TIMED = (64, 512)
 """How many rows a scan keeps changes its time; between these and the largest it is interpolated."""
 
-STOPS = (0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0, 3.6, 4.3)
-STOP_WIDTHS = (4, 10, 25)
-"""Widest beams of plans that stop early, in units of the narrowest."""
+STOPS = (4, 6, 9, 13, 18, 25, 35, 50)
+STOP_WIDTHS = (3, 5, 8, 14)
+"""Beams of plans that stop early, in units of k and a dozen, which is what they watch."""
+
+STOP_MISSES = (0.01, 0.03)
+"""Share of the best k that may be expected among what they do not read, where prefixes order candidates."""
 
 SKETCH_FRACTIONS = (1.0, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.09375, 0.0625, 0.046875)
 """Candidates for each unit of ef where sketches order what a walk finds, and few of it are read."""
@@ -35,12 +39,16 @@ STOP_READS = (1.25, 1.6, 2.2, 3.2)
 FIRST_QUERIES = 48
 """Queries that decide which prefix dimensions and plans are worth measuring with all."""
 
+FIRST_STOP_QUERIES = 96
+"""The same of plans that stop early: what few queries need stays in the caches, and they seem fast."""
+
 ENOUGH_RECALL = 0.9995
 SCAN_QUERIES = 64
 READ_ROWS = (16, 64, 256)
 READ_QUERIES = 100
 COLD_QUERIES = 24
 MARGIN_BINS = 12
+_LEAST_MISS = 1e-4
 _WORTH = 1.05
 """A plan is kept if its time is within this factor of the front's at its recall: it may join the front when
 measured with all queries."""
@@ -183,13 +191,17 @@ def _worthwhile(subject: Subject, ks: Sequence[int], hot: Reading) -> dict[int, 
     return found
 
 
-def _pays(k: int, time: float, recall: float, others: list[tuple[int, int, float, float]]) -> bool:
+def _pays(
+    k: int, time: float, recall: float, others: list[tuple[int, int, float, float]], worth: float = _WORTH
+) -> bool:
     """Tell whether a point lies before the others' front: a shorter time at its recall."""
     known = sorted((r, t) for _, kk, t, r in others if kk == k)
     if len(known) < 2 or not known[0][0] < recall <= known[-1][0]:
         return False
-    needed = float(np.interp(recall, [r for r, _ in known], [t for _, t in known]))
-    return time * _WORTH < needed
+    # as the model does: logarithms of times between those of misses
+    misses = -np.log(np.maximum(1.0 - np.array([recall, *(r for r, _ in known)]), _LEAST_MISS))
+    needed = float(np.interp(misses[0], misses[1:], np.log([t for _, t in known])))
+    return math.log(time * worth) < needed
 
 
 def _walks(
@@ -286,14 +298,15 @@ def _stops(
     ]
     kept = []
     if subject.stops_early:
-        first = min(FIRST_QUERIES, queries)
+        first = min(FIRST_STOP_QUERIES, queries)
         tried = {plan: _stop(subject, k, plan, first)[0] for plan in _stop_plans(subject, k)}
         front = fixed + [(seen.recall, seen.total.mean) for seen in tried.values()]
         for plan, seen in tried.items():
             if not any(r >= seen.recall and t * _WORTH < seen.total.mean for r, t in front):
                 measured, found = _stop(subject, k, plan, queries)
-                kept.append(measured)
                 pairs += found
+                if _pays(k, measured.total.mean, measured.recall, [(0, k, t, r) for r, t in fixed], 1.0):
+                    kept.append(measured)
     for walk in graph:
         if k <= walk.ef <= 25 * (k + 12):
             plan = Plan(strategy="graph", prefix_dim=subject.width, ef=walk.ef, candidates=walk.ef)
@@ -305,10 +318,10 @@ def _stop_plans(subject: Subject, k: int) -> Iterator[Plan]:
     for width in STOP_WIDTHS:
         ef = width * (k + 12)
         if ef <= subject.widest_walk:
-            reads = [3 * ef]
+            ends = [(ef, each * k) for each in STOP_MISSES]
             if subject.sketched:
-                reads = sorted({min(round(k * each), ef) for each in STOP_READS})
-            for candidates in reads:
+                ends = [(read, 0.0) for read in sorted({min(round(k * each), ef) for each in STOP_READS})]
+            for candidates, misses in ends:
                 for stop in STOPS:
                     yield Plan(
                         strategy="graph",
@@ -316,6 +329,7 @@ def _stop_plans(subject: Subject, k: int) -> Iterator[Plan]:
                         ef=ef,
                         candidates=candidates,
                         early_stop=stop,
+                        misses=misses,
                     )
 
 

@@ -357,20 +357,22 @@ def _at_k(
 
 
 def _early(calibration: Calibration, k: int, reading: Reading | None) -> Options:
-    """Return the plans that stop early, with plans between those that differ in their margin only."""
+    """Return the plans that stop early, with plans between those that differ in their patience only."""
     plans: list[Plan] = []
     recalls, errors = [], []
     coarse: list[Quantiles] = []
     rescore: list[Quantiles] = []
-    groups: dict[tuple[int, int], list[Stopped]] = {}
+    groups: dict[tuple[int, int, float], list[Stopped]] = {}
     for stopped in calibration.stopped if reading is None else ():  # row by row, cold reads take longer
         if stopped.k == k:
-            groups.setdefault((stopped.plan.ef, stopped.plan.candidates), []).append(stopped)
+            plan = stopped.plan
+            groups.setdefault((plan.ef, plan.candidates, plan.misses), []).append(stopped)
     for group in groups.values():
         group.sort(key=lambda stopped: stopped.plan.early_stop)
         stops = np.array([stopped.plan.early_stop for stopped in group])
-        fine = np.unique(np.concatenate([stops, np.linspace(stops[0], stops[-1], 4 * len(stops) - 3)]))
-        plans += [msgspec.structs.replace(group[0].plan, early_stop=round(stop, 3)) for stop in fine.tolist()]
+        between = np.geomspace(stops[0], stops[-1], 4 * len(stops) - 3).round().astype(np.int64)
+        fine = np.unique(np.concatenate([stops, between]))
+        plans += [msgspec.structs.replace(group[0].plan, early_stop=stop) for stop in fine.tolist()]
         misses = [math.log(max(1.0 - stopped.recall, _LEAST_MISS)) for stopped in group]
         recalls.append(1.0 - np.exp(np.interp(fine, stops, misses)))
         errors.append(np.interp(fine, stops, [stopped.error for stopped in group]))

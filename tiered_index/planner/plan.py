@@ -45,19 +45,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         Beam width of the walk; 0 for "exact".
     candidates : int
         Rows that are rescored by their full vectors; 0 for "exact", which scores all.
-    early_stop : float
-        When walk and rescoring end before ef and candidates are spent: as soon as the k-th best score
-        stands this many standard deviations above what was rescored last. 0 spends all.
+    early_stop : int
+        When the walk ends before ef is spent: after so many rows in a row whose links led to nothing among
+        the best k and a dozen more. 0 spends all. Where FAISS walks, all is spent.
     misses : float
         When rescoring ends before all candidates are spent: as soon as no more than this many of the best k
-        are expected among those that remain. 0 spends all. Not together with `early_stop`.
+        are expected among those that remain. 0 spends all.
     """
 
     strategy: Strategy
     prefix_dim: int
     ef: int
     candidates: int
-    early_stop: float = 0.0
+    early_stop: int = 0
     misses: float = 0.0
 
 

@@ -19,7 +19,7 @@ from tiered_index.errors import disk_errors
 from tiered_index.planner.model import Calibration
 from tiered_index.storage.commit import CALIBRATION, Store
 
-_VERSION = 1
+_VERSION = 2
 _DIGEST_BYTES = 16
 
 
