@@ -14,7 +14,7 @@ ROWS = 100_000
 WIDTH = 256
 EFS = np.array([4, 8, 16, 32, 64, 128, 256, 512, 1024])
 SCANS = (1, 4, 16, 64, 256, 1024)
-STOPS = (0.7, 1.3, 2.0, 3.0)
+STOPS = (4, 9, 18, 35)
 
 
 def times(mean: float, spread: float = 0.5) -> Times:

@@ -373,7 +373,7 @@ def test_without_a_calibration_there_is_none(filled: ti.Index, queries: np.ndarr
 def test_floors_are_kept_by_queries_that_are_harder(large: Path) -> None:
     """The same floor, before and after what was watched corrected the planner."""
     vectors = matryoshka_vectors(6_000, DIM, seed=1, decay=0.3)
-    hard = kind(1_000, 4, noise=0.12)
+    hard = kind(1_000, 4, noise=0.14)
     truth, _ = exact_top_k(vectors, hard, 10)
     floor = 0.9
     with ti.open(large, mode="r") as index:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +130,7 @@ def walk(
     """
     room = _room
     beam = room.beam_of(2 * ef)  # a scan sorts them out when there are twice as many
+    prefix, rows, seeds = _plain(prefix, np.float32), _plain(rows, np.int32), _plain(seeds, np.int64)
     described, numbers = graph.ctypes.data, (prefix.ctypes.data, len(prefix), ef)
     if len(rows):
         size = kernels().scan(described, *numbers, rows.ctypes.data, len(rows), room.address)
@@ -155,7 +157,7 @@ def ordered(
 ) -> tuple[Rows, float]:
     """Walk as :func:`walk` does; return rows in the order of scores that sketches estimate, and the ms."""
     walk(graph, prefix, ef, live=live, seeds=seeds)
-    room = _room
+    room, query = _room, _plain(query, np.float32)
     numbers = query.ctypes.data, len(query), len(prefix)
     size = _done(kernels().arrange(sketch.ctypes.data, *numbers, room.address))
     found: Rows = (room.order[:size] >> ROW_SHIFT) & (MAX_ROWS - 1)
@@ -164,7 +166,7 @@ def ordered(
 
 def near(graph: Rows, prefix: Floats, ef: int, count: int) -> Rows:
     """Return about the `count` nearest rows of the whole graph, as a beam of `ef` meets them."""
-    room = _room
+    room, prefix = _room, _plain(prefix, np.float32)
     beam, numbers = room.beam_of(count), (prefix.ctypes.data, len(prefix), ef, count)
     size = _done(kernels().approach(graph.ctypes.data, *numbers, room.address))
     found: Rows = (beam[:size] >> ROW_SHIFT) & (MAX_ROWS - 1)
@@ -278,6 +280,8 @@ def answer_many(
     cold: bool = False,
 ) -> AnsweredMany:
     """Answer queries, shape (n, d) and (n, dim), with several threads; else as :func:`answer`."""
+    prefixes, queries = _plain(prefixes, np.float32), _plain(queries, np.float32)
+    rows, seeds = _plain(rows, np.int32), _plain(seeds, np.int64)
     n, dim, prefix_dim = len(queries), int(full[DIM]), prefixes.shape[1]
     top_scores, top_rows = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
     found, told = np.zeros(n, np.int64), np.zeros((n, 2))
@@ -330,6 +334,11 @@ def answer_many(
         coarse_ns / 1e6 / (helpers + 1),
         rescore_ns / 1e6 / (helpers + 1),
     )
+
+
+def _plain(array: NDArray[Any], kind: type) -> NDArray[Any]:
+    """Return numbers of a kind, one after the other: an address tells nothing else of them."""
+    return np.ascontiguousarray(array, kind)
 
 
 def _done(returned: int) -> int:

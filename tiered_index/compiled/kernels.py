@@ -103,6 +103,7 @@ def kernels() -> Kernels:
         if code is not None:
             return Kernels(code)
     made = _new_file()
+    _log.info("compiling for this machine, half a minute, once: kept as %s", made.with_name(name))
     try:
         code = import_module("tiered_index.compiled.build").compile_entries()
         made.write_bytes(_digest(code) + code)

@@ -1,7 +1,8 @@
-"""One query of a search whose plan is decided: two arrays of numbers say all that is the same for each.
+"""One query of a search whose plan is decided: an array of numbers says all that is the same for each.
 
 What a search takes beside its walk is mostly the interpreter's, and more so after a walk has emptied the
-caches of it. Here a query goes from what the caller gave to ids and scores in one call of few arguments.
+caches of it. Here a query goes from what the caller gave to ids and scores in one call, which is told
+addresses.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ For each family of plans, and at each of a few :data:`LEVELS` of predicted misse
 many neighbours were predicted to be missed, and how many were. Their ratio, whose logarithm is drawn
 towards that of all families together (and that towards 0) where little was seen, multiplies predictions.
 Families and levels stand by themselves because queries that are harder do not miss more by one factor at
-all efforts: of plans that stop early, a wider margin soon helps them no more.
+all efforts: of plans that stop early, more patience soon helps them no more.
 """
 
 from __future__ import annotations
