@@ -184,18 +184,19 @@ def _worthwhile(subject: Subject, ks: Sequence[int], hot: Reading) -> dict[int, 
                 points[width] += [(ef, k, time, walk.recall[k][0]) for k in ks if k <= ef]
     found = {subject.width: EFS[-1]}
     for width in widths[1:]:
-        others = points[subject.width]
-        paying = [ef for ef, k, time, recall in points[width] if _pays(k, time, recall, others)]
+        others = {k: [(r, t) for _, kk, t, r in points[subject.width] if kk == k] for k in ks}
+        paying = [ef for ef, k, time, recall in points[width] if _pays(recall, time, others[k])]
         if paying:
             found[width] = 2 * max(paying)
     return found
 
 
-def _pays(
-    k: int, time: float, recall: float, others: list[tuple[int, int, float, float]], worth: float = _WORTH
-) -> bool:
-    """Tell whether a point lies before the others' front: a shorter time at its recall."""
-    known = sorted((r, t) for _, kk, t, r in others if kk == k)
+def _pays(recall: float, time: float, others: list[tuple[float, float]], worth: float = _WORTH) -> bool:
+    """Tell whether recall and time lie before the front of others: a shorter time at that recall."""
+    known: list[tuple[float, float]] = []
+    for point in sorted(others, key=lambda other: (-other[0], other[1])):
+        if not known or point[1] < known[0][1]:
+            known.insert(0, point)
     if len(known) < 2 or not known[0][0] < recall <= known[-1][0]:
         return False
     # as the model does: logarithms of times between those of misses
@@ -292,9 +293,11 @@ def _stops(
     if not graph:
         return [], _margins_of(subject, k, _scan_plan(subject, k), queries)
     fixed = [
-        (walk.recall[k][0], walk.coarse.mean + float(hot.of(walk.ef)[0]) + rest.mean)
+        (recall, walk.coarse.mean + float(hot.of(round(walk.ef * fraction))[0]) + rest.mean)
         for walk in graph
-        if walk.ef >= k and walk.recall[k][0] >= 0.0
+        if walk.ef >= k
+        for recall, fraction in zip(walk.recall[k], subject.fractions, strict=True)
+        if recall >= 0.0
     ]
     kept = []
     if subject.stops_early:
@@ -305,7 +308,7 @@ def _stops(
             if not any(r >= seen.recall and t * _WORTH < seen.total.mean for r, t in front):
                 measured, found = _stop(subject, k, plan, queries)
                 pairs += found
-                if _pays(k, measured.total.mean, measured.recall, [(0, k, t, r) for r, t in fixed], 1.0):
+                if _pays(measured.recall, measured.total.mean, fixed, worth=1.0):
                     kept.append(measured)
     for walk in graph:
         if k <= walk.ef <= 25 * (k + 12):
