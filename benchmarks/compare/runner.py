@@ -157,7 +157,8 @@ class Runner:
     def _save(self) -> None:
         self._plan.output.parent.mkdir(parents=True, exist_ok=True)
         part = self._plan.output.with_suffix(".part")
-        part.write_text(json.dumps(self.figures, indent=1))
+        here = json.dumps(str(self._plan.work))[1:-1]  # which messages of other systems name
+        part.write_text(json.dumps(self.figures, indent=1).replace(here, "WORK"))
         part.replace(self._plan.output)
 
     def _folder(self, name: str) -> Path:
