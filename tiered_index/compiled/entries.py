@@ -121,6 +121,6 @@ ENTRIES: Final[dict[str, Callable[..., Any]]] = {
     "approach": approach,
     "arrange": arrange,
     "link": link,
-    "answer_many": queries.answer_many,
-    "answer_prepared": queries.answer_prepared,
+    "answer_many": _entry(queries.answer_many),
+    "answer_prepared": _entry(queries.answer_prepared),
 }

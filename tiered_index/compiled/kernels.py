@@ -54,8 +54,10 @@ class Kernels:
 
     def __init__(self, code: bytes) -> None:
         addresses = self._addresses_in(code)
-        kinds = {count: ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * count) for count in range(1, 13)}
-        found = {name: kinds[count](addresses[name]) for name, count in _ARGUMENTS.items()}
+        found = {
+            name: ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * count)(addresses[name])
+            for name, count in _ARGUMENTS.items()
+        }
         self.walk: Kernel = found["walk"]
         self.scan: Kernel = found["scan"]
         self.approach: Kernel = found["approach"]

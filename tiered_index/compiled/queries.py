@@ -120,7 +120,6 @@ def _answer(graph, fields, reals, at, prefix, query, seeds, walk_by, done_by, sc
     )
 
 
-@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def answer_many(search, reals, count, prefixes, queries, scores, rows, found, told, totals, room):  # type: ignore[no-untyped-def]
     """Answer queries; return how many.
 
@@ -138,19 +137,12 @@ def answer_many(search, reals, count, prefixes, queries, scores, rows, found, to
     totals : int
         Address of what adds up what the walks report.
     """
-    fields, numbers = (
-        carray(pointer_i64(search), (SEARCH_FIELDS,)),
-        carray(pointer_f64(reals), (FEW + 1,)),
-    )
-    at = carray(pointer_i64(room), (ROOM_FIELDS,))
-    state, total = (
-        carray(pointer_i64(at[STATE]), (STATE_FIELDS,)),
-        carray(pointer_i64(totals), (STATE_FIELDS,)),
-    )
-    graph, seeds = (
-        fields[GRAPH_AT : GRAPH_AT + GRAPH_FIELDS],
-        carray(pointer_i64(fields[SEEDS]), (fields[SEEDS_COUNT],)),
-    )
+    fields, at = carray(pointer_i64(search), (SEARCH_FIELDS,)), carray(pointer_i64(room), (ROOM_FIELDS,))
+    numbers = carray(pointer_f64(reals), (FEW + 1,))
+    state = carray(pointer_i64(at[STATE]), (STATE_FIELDS,))
+    total = carray(pointer_i64(totals), (STATE_FIELDS,))
+    graph = fields[GRAPH_AT : GRAPH_AT + GRAPH_FIELDS]
+    seeds = carray(pointer_i64(fields[SEEDS]), (fields[SEEDS_COUNT],))
     k, prefix_dim, dim = fields[K], fields[PREFIX_DIM], fields[FULL_AT + DIM]
     counts, said = carray(pointer_i64(found), (count,)), carray(pointer_f64(told), (2 * count,))
     for i in range(count):
@@ -194,7 +186,6 @@ def _look_around(fields, at, prefix_dim, state, graph, seeds):  # type: ignore[n
     return live / state[SIZE]
 
 
-@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def answer_prepared(search, room, given, started, rows, ids, scores, told):  # type: ignore[no-untyped-def]
     """Answer one query.
 
@@ -213,10 +204,7 @@ def answer_prepared(search, room, given, started, rows, ids, scores, told):  # t
         Addresses of those of what gets the addresses, ids and scores of what is found, best first, and what
         it took.
     """
-    fields, at = (
-        carray(pointer_i64(search), (PREPARED_FIELDS,)),
-        carray(pointer_i64(room), (ROOM_FIELDS,)),
-    )
+    fields, at = carray(pointer_i64(search), (PREPARED_FIELDS,)), carray(pointer_i64(room), (ROOM_FIELDS,))
     reals = carray(pointer_f64(fields[REALS]), (LEAST_FAR + 1,))
     for file in range(3):
         if size_of_file(fields[FILES + 2 * file]) < fields[FILES + 2 * file + 1]:
