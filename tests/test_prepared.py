@@ -13,7 +13,7 @@ import pytest
 
 import tiered_index as ti
 from tiered_index.compiled import DISABLE, OTHERWISE
-from tiered_index.prepared import LEARN_EVERY, PreparedSearches
+from tiered_index.prepared import PreparedSearches
 from tiered_index.storage.segment import LOOKUP_FILE
 from tiered_index.testing import exact_top_k, matryoshka_vectors
 
@@ -288,17 +288,24 @@ def test_corrections_from_observed_times_decide_again(
     assert len(decided) == 2
 
 
-def test_one_query_of_a_few_is_learnt_from(
-    make: Callable[..., ti.Index], data: tuple, only: Callable, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("after_ns", "count"), [(0, None), (10**18, 1)])
+def test_a_query_is_learnt_from_if_it_comes_some_time_after_the_last_one(
+    make: Callable[..., ti.Index],
+    data: tuple,
+    only: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    after_ns: int,
+    count: int | None,
 ) -> None:
     index = make()
     index.calibrate(data[1], k=(10,), seconds=2.0)
     learnt = []
     monkeypatch.setattr(index._planning.chooser.feedback, "observe", lambda *seen, **_: learnt.append(seen))
+    monkeypatch.setattr("tiered_index.prepared.LEARN_AFTER_NS", after_ns)
     only("prepared")
     for query in data[1]:
         index.search(query, min_recall=0.5)
-    assert len(learnt) == len(data[1]) // LEARN_EVERY
+    assert len(learnt) == (count or len(data[1]))
     (predicted, observed, rows_read, cold_rows) = learnt[0]
     assert min(*predicted, *observed) > 0.0
     assert rows_read >= 10

@@ -48,6 +48,8 @@ class Planning:
         self.chooser: Chooser | None = None
         self.epoch = 0
         """Grows with each change of what searches are decided by, but for what is observed of them."""
+        self.learn_from_ns = 0
+        """When a query must come in that is learnt from, on the clock of ``perf_counter_ns``."""
         self._budget = NO_BUDGET
         self._profiles: dict[str, Budget] = {}
         self._live: list[NDArray[np.float32]] = []

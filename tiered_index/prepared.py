@@ -30,8 +30,9 @@ from tiered_index.storage.scope import Scope
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import prepare_queries
 
-LEARN_EVERY = 4
-"""One query of so many is learnt from: that takes as much of Python as the rest of a call."""
+LEARN_AFTER_NS = 1_000_000
+"""Queries that come in sooner after one that was learnt from are not: learning takes as much of Python as the
+rest of a call, and leaves less of that in the caches."""
 
 _FLOAT32 = np.dtype(np.float32)
 _KEPT = 256
@@ -155,7 +156,8 @@ class Prepared:
         total_ms = (perf_counter_ns() - started_ns) / 1e6
         hits = partial(_hits, plan, rows, scores, told, total_ms, self._row_bytes)
         outcome = Outcome(self._decision, planning.chooser, self._k, hits, total_ms)
-        if planning.chooser is not None and self._calls % LEARN_EVERY == 0:
+        if planning.chooser is not None and started_ns >= planning.learn_from_ns:
+            planning.learn_from_ns = started_ns + LEARN_AFTER_NS
             learn(self._decision, planning.chooser, self._k, outcome.hits)
         return SearchResult(ids, scores, rows, plan, snapshot, outcome)
 
