@@ -38,7 +38,7 @@ SYSTEMS = {
         "tiered-index, sketched, copied",
         "tiered-index",
         "tiered",
-        {"tail_sketch": 1, "full_reads": "copied"},
+        {"tail_sketch": 2, "full_reads": "copied"},
     ),
     "faiss-hnsw-flat": System("FAISS HNSWFlat", "FAISS", "faiss_hnsw", {"storage": "Flat"}),
     "faiss-hnsw-sq8": System("FAISS HNSW SQ8", "FAISS", "faiss_hnsw", {"storage": "SQ8"}),
