@@ -7,6 +7,7 @@ import inspect
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,6 +191,26 @@ def test_llvm_loads_the_same_code(index: ti.Index, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(engine, "kernels", lambda: by_llvm)
     monkeypatch.setattr(prepared, "kernels", lambda: by_llvm)
     assert look() == expected
+
+
+def test_llvm_keeps_code_and_numbers_together_among_other_mappings() -> None:
+    """Sections more than 2 GB apart cannot reach each other."""
+    code = """
+        import mmap, random
+        from tiered_index.compiled import kernels
+        code = next(filter(None, (
+            kernels._read(folder / f"{kernels._PREFIX}{kernels._key()}.o") for folder in kernels._folders()
+        )))
+        random.seed(2)
+        held, made = [], []
+        for _ in range(400):  # which every process ended by that kept sections apart
+            held += [mmap.mmap(-1, 1 << random.choice([12, 16, 20, 24, 28])) for _ in range(200)]
+            random.shuffle(held)
+            del held[-100:]
+            made.append(kernels.by_llvm(code))
+    """
+    kept()
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
 
 
 def test_code_that_fails_says_so(index: ti.Index, monkeypatch: pytest.MonkeyPatch) -> None:

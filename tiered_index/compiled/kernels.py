@@ -80,7 +80,8 @@ def by_llvm(code: bytes) -> Any:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_default_triple().create_target_machine(jit=True)
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    # in one block of memory: sections that other mappings kept apart ended the process
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine, use_lmm=True)
     engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine
