@@ -82,7 +82,7 @@ def test_a_system_that_cannot_run_is_named_with_the_reason(figures: dict[str, An
     assert "an absent one</b>: hello: KeyError" in page
 
 
-def test_a_built_index_is_kept_for_the_next_run(tmp_path: Path) -> None:
+def test_a_built_index_is_kept_for_the_next_run_unless_its_folder_was_emptied(tmp_path: Path) -> None:
     data = datasets.load("synthetic-1000x16", tmp_path)
     plan = Plan(["faiss-hnsw-flat"], {"faiss-hnsw-flat": sys.executable}, 0, tmp_path, tmp_path / "run.json")
     runner = Runner(data, plan, lambda _: None)
@@ -90,6 +90,11 @@ def test_a_built_index_is_kept_for_the_next_run(tmp_path: Path) -> None:
     first = runner.figures["systems"]["faiss-hnsw-flat"]["build"]
     runner._build("faiss-hnsw-flat")
     assert runner.figures["systems"]["faiss-hnsw-flat"]["build"] == first
+    files = list(runner._folder("faiss-hnsw-flat").iterdir())
+    for path in files:
+        path.unlink()
+    runner._build("faiss-hnsw-flat")
+    assert list(runner._folder("faiss-hnsw-flat").iterdir()) == files
 
 
 def test_a_worker_that_dies_says_what_it_said(tmp_path: Path) -> None:

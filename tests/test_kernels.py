@@ -109,16 +109,24 @@ def test_where_nothing_may_be_kept_faiss_walks(
     assert compiled.get_engine.__wrapped__() is None
 
 
-def test_a_compilation_that_fails_leaves_no_file(
-    fresh: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, OSError, ImportError])
+def test_a_compilation_that_fails_leaves_no_file_and_faiss_walks(
+    fresh: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: type[Exception],
 ) -> None:
     def broken(_name: str) -> Any:
-        raise RuntimeError("broken")
+        raise error("broken")
 
     monkeypatch.setattr(kernels, "import_module", broken)
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(RuntimeError, match=f"not be compiled: {error.__name__}: broken"):
         fresh()
     assert list((tmp_path / "here").iterdir()) == []
+    monkeypatch.setattr(engine, "kernels", kernels.kernels.__wrapped__)
+    assert compiled.get_engine.__wrapped__() is None
+    assert "FAISS walks, which takes longer: the walk could not be compiled" in caplog.text
 
 
 def test_old_files_are_forgotten(fresh: Callable[[], int], tmp_path: Path) -> None:

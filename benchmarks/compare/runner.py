@@ -174,7 +174,8 @@ class Runner:
         with self._start(name) as process:
             system.update(process.ask("hello"))
             made_by = {key: system[key] for key in ("version", "options", "built_with")}
-            known = json.loads(record.read_text()) if record.exists() else {}
+            built = record.exists() and any(folder.iterdir())  # folders are deleted to make room
+            known = json.loads(record.read_text()) if built else {}
             if known.get("made_by") != made_by:
                 record.unlink(missing_ok=True)
                 shutil.rmtree(folder)

@@ -34,7 +34,10 @@ def get_engine() -> Any:
     try:
         found = import_module("tiered_index.compiled.engine")
         found.kernels()
-    except (ImportError, RuntimeError) as error:  # RuntimeError: there is nowhere to keep what is compiled
+    except ImportError as error:  # it is optional
         _log.debug("FAISS walks: %s", error)
+        return None
+    except RuntimeError as error:
+        _log.warning("FAISS walks, which takes longer: %s", error)
         return None
     return found

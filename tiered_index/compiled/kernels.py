@@ -96,7 +96,7 @@ def kernels() -> Kernels:
     ImportError
         Numba is not installed.
     RuntimeError
-        There is nowhere to keep what is compiled, or it cannot be loaded.
+        It cannot be compiled or loaded, or there is nowhere to keep it.
     """
     if find_spec("numba") is None:
         raise ModuleNotFoundError("numba is not installed")
@@ -111,9 +111,10 @@ def kernels() -> Kernels:
         code = import_module("tiered_index.compiled.build").compile_entries()
         made.write_bytes(_digest(code) + code)
         made.replace(made.with_name(name))
-    except BaseException:
-        made.unlink(missing_ok=True)
-        raise
+    except Exception as error:  # Numba's own have no other base
+        raise RuntimeError(f"the walk could not be compiled: {type(error).__name__}: {error}") from error
+    finally:
+        made.unlink(missing_ok=True)  # under that name, unless it was moved
     _forget_old(made.parent)
     return Kernels(code)
 
