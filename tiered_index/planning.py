@@ -24,7 +24,7 @@ from tiered_index.storage.snapshot import Snapshot
 LIVE_QUERIES = 512
 """How many of the queries of searches are kept, at random among all, to calibrate with."""
 
-_AFTER_NS = 42_000
+_AFTER_NS = 46_000
 """What may come after the last look at the clock: a few rows, their ids, and the result."""
 
 _AFTER_SHARE = 0.02
