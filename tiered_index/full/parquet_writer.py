@@ -31,7 +31,8 @@ _LEAST_ALIGNED: Final = 1_024
 """Rows of a row group that is aligned: a page of zeros is nothing beside so many."""
 
 _CHECKSUM: Final = 6
-"""Bytes that a page's checksum takes in its header: a field, and 5 of 15 times in 16, else fewer."""
+"""Bytes of a page's checksum in its header: one says what it is, and the number takes five, 15 times in 16,
+or fewer; vectors then begin so much before the page of memory."""
 
 _ARROW_FLOATS: dict[str, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
 
