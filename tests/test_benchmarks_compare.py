@@ -91,11 +91,11 @@ def test_a_built_index_is_kept_for_the_next_run_unless_its_folder_was_emptied(tm
     first = runner.figures["systems"]["faiss-hnsw-flat"]["build"]
     runner._build("faiss-hnsw-flat")
     assert runner.figures["systems"]["faiss-hnsw-flat"]["build"] == first
-    files = list(runner._folder("faiss-hnsw-flat").iterdir())
+    files = set(runner._folder("faiss-hnsw-flat").iterdir())
     for path in files:
         path.unlink()
     runner._build("faiss-hnsw-flat")
-    assert list(runner._folder("faiss-hnsw-flat").iterdir()) == files
+    assert files == set(runner._folder("faiss-hnsw-flat").iterdir()) != set()
 
 
 def test_a_worker_that_dies_says_what_it_said(tmp_path: Path) -> None:

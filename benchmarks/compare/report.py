@@ -139,7 +139,7 @@ def _bars(run: dict[str, Any]) -> str:
             lambda s: s["limited"].get("p50", s["limited"].get("failed")),
             (
                 "A quarter of the vectors' bytes is all the process may take after its start; the files "
-                "begin on disk. Median."
+                "begin on disk, and each query was asked once before. Median."
             ),
         ),
         (
