@@ -76,6 +76,21 @@ def a_plan(strategy: str, ef: int, **more: Any) -> ti.Plan:
     return ti.Plan(**{"strategy": strategy, "prefix_dim": PREFIX_DIM, "ef": ef, "candidates": ef, **more})
 
 
+def test_a_walk_tells_how_near_its_best_are(index: ti.Index, tier: CoarseTier, data: tuple) -> None:
+    scope = scope_of(index, np.arange(0, ROWS, 2))
+    (part,), road = scope.parts, scope.road
+    assert road is not None
+    assert part.among is not None
+    for query in unit(data[1][:6]):
+        prefix = unit(query[:PREFIX_DIM])
+        _, scores, *_ = engine.walk(tier.fields, prefix, 50, **part.among.settings(scan=False))
+        for place, expected in ((1, scores[0]), (10, scores[9]), (50, scores[49]), (51, -np.inf)):
+            found = road.answer(prefix, query, 5, 50, 50, scan=False, place=place)
+            assert found.nearness == expected
+        assert road.answer(prefix, query, 5, 50, 50, scan=False).nearness == np.inf
+        assert road.answer(prefix, query, 5, 50, 50, scan=True, place=10).nearness == np.inf
+
+
 # Scanning
 
 

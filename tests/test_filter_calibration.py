@@ -58,6 +58,9 @@ def test_it_is_measured_and_kept_with_the_index(index: ti.Index) -> None:
     assert known.linked is not None
     assert "dense" in known.linked.kinds
     assert known.linked.everywhere == known.everywhere
+    assert known.nearness is None
+    assert known.linked.nearness is not None
+    assert known.linked.nearness.k == 10
     with ti.open(index.path, mode="r") as again:
         assert measured(again) == known
 
@@ -120,6 +123,48 @@ def test_floors_are_kept_under_filters(index: ti.Index, data: tuple, floor: floa
         assert all(one.degraded_reason is None for one in found)
     plan = index.search(data[1][300], where={"share": {"$lt": 0.7}}, min_recall=floor).plan
     assert plan.strategy == "graph"
+
+
+def hard_and_easy(data: tuple, rows: np.ndarray) -> np.ndarray:
+    """Return queries among those that have the least to do with some rows, and the most."""
+    order = np.argsort(np.sort(data[1][200:] @ data[0][rows].T, axis=1)[:, -10])
+    found: np.ndarray = data[1][200:][np.concatenate([order[:25], order[-25:]])]
+    return found
+
+
+@pytest.mark.parametrize("floor", [None, 0.93])
+def test_a_walk_whose_best_are_not_near_enough_is_followed_by_another(
+    index: ti.Index, data: tuple, floor: float | None
+) -> None:
+    index.filter_links_mb = None
+    where = {"share": {"$lt": 0.45}}
+    assert index.warm(where)
+    table = index.get(where=where)
+    ids = np.array(table["id"])
+    queries = hard_and_easy(data, ids)
+    explained = index.explain(where=where, min_recall=floor)
+    first = explained.plan
+    plans = [first, *(one.plan for one in explained.follows)]
+    assert 2 <= len(plans) <= 3
+    assert all(one.place == 10 for one in explained.follows)
+    assert f"then:  {plans[1].strategy}" in str(explained)
+    prepared = [index.search(query, where=where, min_recall=floor) for query in queries]
+    others = [index.search(query, where=where, min_recall=floor, strict=True) for query in queries]
+    assert [one.plan for one in prepared] == [one.plan for one in others]
+    assert all(one.plan in plans for one in prepared)
+    walked = np.array([one.plan != first for one in prepared])
+    assert walked[:25].mean() > walked[25:].mean()
+    assert walked.any()
+    truth, _ = exact_top_k(data[0][ids], queries, 10)
+    assert recall_at_k([one.ids for one in prepared], ids[truth]) >= (floor or 0.95) - 0.02
+    for one, other in zip(prepared, others, strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+        assert one.stats.distances == other.stats.distances  # of both walks
+        assert one.estimated_recall == pytest.approx(other.estimated_recall)
+    alone = [index.search(query, where=where, ef=first.ef, candidates=first.ef) for query in queries]
+    for one, only, again in zip(prepared, alone, walked, strict=True):
+        if again:
+            assert one.stats.distances > only.stats.distances
 
 
 def test_plans_by_links_rest_on_what_was_measured_by_links(index: ti.Index) -> None:

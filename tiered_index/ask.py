@@ -70,7 +70,8 @@ def ask(
 
     def found(decision: Decision) -> Hits:
         started = started_ns / 1e9
-        return search(snapshot, queries, k, decision.plan, started, decision.limits, scope, decision.relied)
+        plan, limits, known, followed = decision.plan, decision.limits, decision.relied, decision.followed
+        return search(snapshot, queries, k, plan, started, limits, scope, known, followed)
 
     decision = decide(budget, fixed)
     if strict and decision.concern is not None:

@@ -19,9 +19,19 @@ _ENOUGH = 0.9
 
 
 def by_road(
-    snapshot: Snapshot, scope: Scope, queries: Floats, k: int, plan: Plan, started: float, limits: Limits
+    snapshot: Snapshot,
+    scope: Scope,
+    queries: Floats,
+    k: int,
+    plan: Plan,
+    started: float,
+    limits: Limits,
+    place: int = 0,
 ) -> Hits | None:
-    """Answer one query compiled; None where that is not to be had or found too little."""
+    """Answer one query compiled; None where that is not to be had or found too little.
+
+    With `place`, say how near that one of the best is which the walk found.
+    """
     road, scan = scope.road, plan.strategy == "scan"
     if road is None or not road.takes(k, plan.ef, scan=scan):
         return None
@@ -35,6 +45,7 @@ def by_road(
         scan=scan,
         patience=plan.early_stop,
         few=plan.misses,
+        place=place,
         walk_deadline_ns=limits.walk_ns,
         deadline_ns=limits.call_ns,
         cold=limits.cold,
@@ -49,6 +60,7 @@ def by_road(
         late=found.late,
         margin=found.margin,
         missed=found.missed,
+        nearness=found.nearness,
     )
 
 

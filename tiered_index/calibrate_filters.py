@@ -72,7 +72,7 @@ def calibrate_filters(
     found = measure_among(subject)
     if found is None:
         return None
-    linked = measure_among(subject) if subject.by_links() else None
+    linked = measure_among(subject, near=True) if subject.by_links() else None
     if linked is not None:  # of kinds that were not met by links, walks without tell the least
         linked = msgspec.structs.replace(linked, kinds={**found.kinds, **linked.kinds})
     return msgspec.structs.replace(found, linked=linked)
@@ -161,9 +161,9 @@ class _Subject:
     def takes(self, chosen: int, ef: int) -> bool:
         return bool(self._roads[chosen].takes(self.k, max(ef, self.k), scan=False))
 
-    def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float]:
+    def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float, float]:
         found = self._ask(self._roads[chosen], query, self.k, ef, scan=False)
-        return _share(self._truth[chosen][query], found.rows), found.coarse_ms
+        return _share(self._truth[chosen][query], found.rows), found.coarse_ms, found.nearness
 
     def walk_all(self, query: int, ef: int) -> tuple[float, float]:
         found = self._ask(self._all, query, self.k + self._own, ef, scan=False)
@@ -175,7 +175,7 @@ class _Subject:
 
     def _ask(self, road: Any, query: int, k: int, ef: int, *, scan: bool) -> Any:
         ef = max(ef, k)
-        return road.answer(self._prefixes[query], self._queries[query], k, ef, ef, scan=scan)
+        return road.answer(self._prefixes[query], self._queries[query], k, ef, ef, scan=scan, place=self.k)
 
 
 def _share(truth: NDArray[np.int64], rows: NDArray[np.int64]) -> float:

@@ -8,6 +8,7 @@ from tiered_index.config import Budget
 from tiered_index.limits import Limits
 from tiered_index.planner.among import Among
 from tiered_index.planner.choose import Prediction
+from tiered_index.planner.filtered import Followed
 from tiered_index.planner.plan import Plan
 
 
@@ -34,6 +35,8 @@ class Decision(NamedTuple):
         What was measured of filters, for such a search; None where nothing was.
     relies : bool
         Whether the plan rests on that.
+    followed : Followed or None
+        What follows a walk whose best are not near enough; None where nothing does.
     """
 
     plan: Plan
@@ -45,6 +48,7 @@ class Decision(NamedTuple):
     rows: int = 0
     among: Among | None = None
     relies: bool = False
+    followed: Followed | None = None
 
     @property
     def relied(self) -> Among | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import numpy as np
 from tiered_index.config import Budget
 from tiered_index.errors import ParameterError
 from tiered_index.planner.choose import Prediction, front
+from tiered_index.planner.filtered import Followed
 from tiered_index.planner.model import Times
 from tiered_index.planner.plan import Plan
 from tiered_index.planning import Planning
@@ -69,6 +71,24 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     recall: float | None
 
 
+class Follows(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows a walk among the rows of a filter whose best rows are not near enough.
+
+    Attributes
+    ----------
+    place : int
+        Which of the best is looked at, from 1.
+    below : float
+        Prefix score below which it follows.
+    plan : Plan
+        The plan.
+    """
+
+    place: int
+    below: float
+    plan: Plan
+
+
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Why a search is done as it is.
 
@@ -99,6 +119,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     sketch : int
         Bits of the sketches that order what was found, of which candidates are the best; 0 for the order of
         prefixes.
+    follows : list of Follows
+        What follows the plan for hard queries, the hardest last; empty where nothing does.
     """
 
     k: int
@@ -113,6 +135,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     selectivity: float | None = None
     linked: bool = False
     sketch: int = 0
+    follows: list[Follows] = []
 
     def __str__(self) -> str:
         return text(self)
@@ -158,8 +181,16 @@ def explain(
         matches=matches,
         linked=linked,
         sketch=snapshot.config.tail_sketch,
+        follows=_follows(decision.followed),
         selectivity=None if matches is None else matches / max(snapshot.rows, 1),
     )
+
+
+def _follows(followed: Followed | None) -> list[Follows]:
+    if followed is None:
+        return []
+    both = zip(followed.least, followed.plans, strict=True)
+    return [Follows(place=followed.place, below=below, plan=plan) for below, plan in both if below > -inf]
 
 
 def _actual(
@@ -247,6 +278,10 @@ def text(explanation: Explanation) -> str:
             f"where: {explanation.matches:,} rows match, {explanation.selectivity:.2%} of all{linked}"
         )
     lines.append(f"plan:  {plan_words(explanation.plan)}")
+    lines += [
+        f"then:  {plan_words(one.plan)}, if the prefix score of #{one.place} is below {one.below:.3f}"
+        for one in explanation.follows
+    ]
     if explanation.sketch and explanation.plan.strategy != "exact":
         lines.append(f"order: candidates are the best by prefix and {explanation.sketch}-bit tail sketch")
     if explanation.concern:

@@ -85,7 +85,9 @@ class Outcome:
             return 1.0 - min(missed / max(min(self._k, decision.matches), 1), 1.0)
         if decision.matches is not None and hits.plan.strategy == "graph" and decision.among is not None:
             known, scope = decision.among, (decision.rows, decision.matches)
-            walked = filtering.expected(decision.plan, hits.plan, self._k, *scope, known, decision.relied)
+            walked = filtering.expected_when_near(hits.plan, self._k, hits.nearness, known)
+            if walked is None:
+                walked = filtering.expected(decision.plan, hits.plan, self._k, *scope, known, decision.relied)
             if walked is None or hits.late:
                 return None
             return max(walked - filtering.MISSES_SEEN * hits.missed / self._k, 0.0)

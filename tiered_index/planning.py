@@ -157,7 +157,7 @@ class Planning:
         in_range("k", k, 1, MAX_K)
         chooser = self.chooser_for(snapshot)
         prediction, concern = None, None
-        among, relies = None, False
+        among, relies, followed = None, False, None
         fixed = {name: value for name, value in fixed.items() if value is not None}
         if fixed or not budget.asks or chooser is None:
             config = snapshot.config
@@ -202,6 +202,7 @@ class Planning:
             if "ef" in fixed or "candidates" in fixed:
                 plan = filtering.fixed(plan, matches, linked=linked)
             else:
+                without = plan
                 plan = filtering.filtered(
                     plan,
                     k,
@@ -213,12 +214,22 @@ class Planning:
                     walk_ms,
                     linked=linked,
                 )
+                if linked and among is not None and one_ms is None and queries == 1:
+                    kept = floor is not None
+                    recall = (
+                        filtering.recall_without(without, k, among)
+                        if floor is None
+                        else filtering.walk_floor(floor)
+                    )
+                    scope = snapshot.rows, matches
+                    plan, followed = filtering.followed(plan, k, *scope, recall, among, kept=kept)
             if plan.strategy == "scan" and chooser is not None:
                 concern = None  # it was that of a walk among all rows
         limits = NO_LIMITS
         if budget.latency_ms is not None or chooser is not None:
             limits = _limits(budget, prediction, chooser, queries, started_ns)
-        return Decision(plan, limits, budget, prediction, concern, matches, snapshot.rows, among, relies)
+        known = among, relies, followed
+        return Decision(plan, limits, budget, prediction, concern, matches, snapshot.rows, *known)
 
     def due(self) -> bool:
         """Count a query that was asked; return whether it is one to :meth:`keep`.

@@ -7,6 +7,7 @@ of :func:`tiered_index.ask.ask`, which says what is wrong with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter_ns
@@ -16,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.by_road import enough_of
-from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, NONE_NEAR
+from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, HARD, HARDER, NONE_NEAR
+from tiered_index.compiled.answered import TooFar
+from tiered_index.compiled.layout import TOOK
 from tiered_index.config import Budget
 from tiered_index.decision import Decision
 from tiered_index.outcome import Outcome, learn
@@ -84,21 +87,32 @@ class Prepared:
         self._shape = (snapshot.config.dim,)
         self._answer: Callable[..., Any] | None = None
         self._wider: dict[int, tuple[Plan, Callable[..., Any] | None]] = {}
-        plan, rows = decision.plan, (snapshot.rows, scope.rows)
+        plan, rows, followed = decision.plan, (snapshot.rows, scope.rows), decision.followed
         if plan.strategy == "exact":
             return
+        if followed is not None:
+            self._answer = self._prepared(snapshot, plan, least=followed.least)
+            for code, wider in zip((HARD, HARDER), followed.plans, strict=True):
+                self._wider[code] = wider, self._prepared(snapshot, wider)
+            return
         least, far = shares(plan, *rows)
-        self._answer = self._prepared(snapshot, plan, (least, far))
+        self._answer = self._prepared(snapshot, plan, shares=(least, far))
         if least and self._answer is not None:  # the plans where fewer of the rows near a query may be found
             may_scan, linked = not decision.limits.call_ns, scope.road is not None and scope.road.linked
             for code, share in ((FEWER_NEAR, (least + far) / 2), (FAR_FEWER_NEAR, far / 2), (NONE_NEAR, 0.0)):
                 wider = by_share(plan, k, share, *rows, decision.relied, may_scan=may_scan, linked=linked)
-                self._wider[code] = wider, self._prepared(snapshot, wider, (0.0, 0.0))
+                self._wider[code] = wider, self._prepared(snapshot, wider)
 
     def _prepared(
-        self, snapshot: Snapshot, plan: Plan, shares: tuple[float, float]
+        self,
+        snapshot: Snapshot,
+        plan: Plan,
+        *,
+        shares: tuple[float, float] = (0.0, 0.0),
+        least: tuple[float, float] = (-math.inf, -math.inf),
     ) -> Callable[..., Any] | None:
         config, scope, road = snapshot.config, self._scope, self._scope.road
+        followed = self._decision.followed
         k = min(self._k, scope.rows)
         if (
             road is None
@@ -114,6 +128,8 @@ class Prepared:
             unit=config.metric == "cosine",
             directions=snapshot.directions,
             shares=shares,
+            place=0 if followed is None else followed.place,
+            least=least,
         ).answer
         return answer
 
@@ -123,12 +139,16 @@ class Prepared:
         if answer is None:
             return None
         self._calls += 1
-        found = answer(query, started_ns)
+        found, walked = answer(query, started_ns), None
+        if type(found) is TooFar:
+            found, walked = found
         if type(found) is int and found in self._wider:
             plan, answer = self._wider[found]
             if answer is None:
                 return None
             found = answer(query, started_ns)
+            if walked is not None and type(found) is tuple:
+                found[3][TOOK] += walked[TOOK]
         if type(found) is int:
             self._otherwise += 1
             if self._otherwise > _TRIED and self._otherwise > _FEW * self._calls:
@@ -180,7 +200,7 @@ def _hits(
     row_bytes: int,
 ) -> Hits:
     """Say what was found and what it took; until then a result keeps these, and no more of a search."""
-    margin, missed, late, distances, rows_read, cold_rows, coarse_ns, rescore_ns = told.tolist()
+    margin, missed, nearness, late, distances, rows_read, cold_rows, coarse_ns, rescore_ns = told.tolist()
     scan = plan.strategy == "scan"
     stats = SearchStats(
         total_ms=total_ms,
@@ -194,7 +214,7 @@ def _hits(
         cold_rows=int(cold_rows),
         distances=int(distances),
     )
-    return Hits(rows[None], scores[None], plan, stats, bool(late), margin, missed)
+    return Hits(rows[None], scores[None], plan, stats, bool(late), margin, missed, nearness)
 
 
 class PreparedSearches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -58,7 +59,8 @@ class Hits(NamedTuple):
 
     `late`: the deadline came first. `margin`: standard deviations between the k-th best score and what was
     rescored last. `missed`: how many of the best k are expected among the candidates that were not rescored,
-    where the plan asks for that.
+    where the plan asks for that. `nearness`: the prefix score of one of the best that a walk among the rows
+    of a filter found, which tells whether another follows; inf where that was not asked.
     """
 
     addresses: NDArray[np.int64]
@@ -68,6 +70,7 @@ class Hits(NamedTuple):
     late: bool = False
     margin: float = 0.0
     missed: float = 0.0
+    nearness: float = math.inf
 
 
 class Became(Protocol):

@@ -12,7 +12,7 @@ from tiered_index.by_road import by_road, many_by_road
 from tiered_index.full.rescore import Scorer
 from tiered_index.limits import NO_LIMITS, Limits
 from tiered_index.planner.among import Among
-from tiered_index.planner.filtered import by_share, wants_share
+from tiered_index.planner.filtered import Followed, by_share, wants_share
 from tiered_index.planner.plan import Plan
 from tiered_index.rescoring import Addresses, Candidates, by_sketch, rescore
 from tiered_index.results import Hits, SearchStats
@@ -33,6 +33,7 @@ def search(
     limits: Limits = NO_LIMITS,
     scope: Scope | None = None,
     among: Among | None = None,
+    followed: Followed | None = None,
 ) -> Hits:
     """Answer queries by both tiers.
 
@@ -54,6 +55,8 @@ def search(
         Which rows may be found; all by default.
     among : Among, optional
         What was measured of filters, where the plan rests on it.
+    followed : Followed, optional
+        What follows a walk whose best are not near enough.
 
     Returns
     -------
@@ -61,7 +64,8 @@ def search(
         Of shape (n, min(k, rows)); fewer where the deadline came before so many were rescored.
     """
     scope = snapshot.scope if scope is None else scope
-    if len(queries) == 1 and scope.road is not None and wants_share(plan, snapshot.rows, scope.rows):
+    shared = len(queries) == 1 and scope.road is not None and followed is None
+    if shared and scope.road is not None and wants_share(plan, snapshot.rows, scope.rows):
         prefix = snapshot.prefixes(queries, plan.prefix_dim)[0]
         share = scope.road.share_near(prefix)
         plan = by_share(
@@ -74,7 +78,14 @@ def search(
             may_scan=not limits.call_ns,
             linked=scope.road.linked,
         )
-    hits = _once(snapshot, scope, queries, k, plan, started, limits)
+    hits = _once(
+        snapshot, scope, queries, k, plan, started, limits, 0 if followed is None else followed.place
+    )
+    follows = None if followed is None or hits.late else followed.after(hits.nearness)
+    if follows is not None and followed is not None:
+        plan, before = follows, hits.stats
+        hits = _once(snapshot, scope, queries, k, plan, started, limits, followed.place)
+        hits = hits._replace(stats=before.added(hits.stats))
     while hits.missed > plan.misses > 0.0 and not hits.late and plan.candidates < scope.rows:
         if hits.plan.strategy != "scan":
             break
@@ -87,12 +98,21 @@ def search(
 
 
 def _once(
-    snapshot: Snapshot, scope: Scope, queries: Floats, k: int, plan: Plan, started: float, limits: Limits
+    snapshot: Snapshot,
+    scope: Scope,
+    queries: Floats,
+    k: int,
+    plan: Plan,
+    started: float,
+    limits: Limits,
+    place: int = 0,
 ) -> Hits:
     k = min(k, scope.rows)
     if len(queries) and scope.road is not None:
-        answer = by_road if len(queries) == 1 else many_by_road
-        hits = answer(snapshot, scope, queries, k, plan, started, limits)
+        if len(queries) == 1:
+            hits = by_road(snapshot, scope, queries, k, plan, started, limits, place)
+        else:
+            hits = many_by_road(snapshot, scope, queries, k, plan, started, limits)
         if hits is not None:
             return hits
     coarse_started = perf_counter()

@@ -56,11 +56,11 @@ class Law:
     def takes(self, chosen: int, ef: int) -> bool:
         return ef <= self.widest
 
-    def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float]:
+    def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float, float]:
         kind = kind_of(self.shares[chosen], float(self.near[chosen, query]))
         assert self.inside == [chosen]
         self.walked.add((query, chosen))
-        return law(ef / WIDER[kind]), 1e-3 * ef * (3.0 if kind == "sparse" else 1.5)
+        return law(ef / WIDER[kind]), 1e-3 * ef * (3.0 if kind == "sparse" else 1.5), 0.5
 
     def walk_all(self, query: int, ef: int) -> tuple[float, float]:
         return law(ef), 1e-3 * ef

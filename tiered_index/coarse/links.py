@@ -15,7 +15,7 @@ LEAST_SHARE, MOST_SHARE = 0.04, 0.75
 """Of a segment. Among fewer, two steps do not lead from a row to as many others as it has links: among one of
 a hundred rows .85 were found. Among more, a walk took 1.15 times as long without links as with them."""
 
-_ROWS_AT_ONCE = 4_096
+_ROWS_AT_ONCE = 1_024
 """Rows that are linked in one call, which takes some milliseconds."""
 
 
@@ -28,7 +28,7 @@ class Links(NamedTuple):
         It holds addresses of the other two: these must live as long as it is used.
     places : ndarray of int32, shape (rows of the segment,)
         Place in `rows` of each row that is linked; empty for the graph of all rows.
-    rows : ndarray of int32, shape (rows that are linked, degree)
+    rows : ndarray of int32, shape (rows that are linked, kept)
         What each is linked to, -1 after the last.
     """
 
@@ -54,7 +54,11 @@ def pays(rows: int, total: int) -> bool:
 
 def links_bytes(total: int, rows: int, degree: int) -> int:
     """Return what links among so many rows of a segment take in memory."""
-    return np.dtype(np.int32).itemsize * (total + rows * degree)
+    return np.dtype(np.int32).itemsize * (total + rows * _kept(degree))
+
+
+def _kept(degree: int) -> int:
+    return max(degree * 2 // 3, 1)
 
 
 def link(
@@ -87,10 +91,12 @@ def link(
     """
     places = np.zeros(total, np.int32)
     places[rows] = np.arange(len(rows), dtype=np.int32)
-    links = np.empty((len(rows), degree), np.int32)
+    links = np.empty((len(rows), _kept(degree)), np.int32)
+    considered = max(degree * 4 // 3, degree)
     met = np.full(total, -1, np.int32)
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         if not going_on():
             return None
-        engine.link(graph, live, rows, first, min(first + _ROWS_AT_ONCE, len(rows)), met, links)
-    return Links(engine.linked(graph, places.ctypes.data, links.ctypes.data), places, links)
+        engine.link(graph, live, rows, first, min(first + _ROWS_AT_ONCE, len(rows)), considered, met, links)
+    linked = engine.linked(graph, places.ctypes.data, links.ctypes.data, links.shape[1])
+    return Links(linked, places, links)

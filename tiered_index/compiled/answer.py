@@ -28,6 +28,7 @@ from tiered_index.compiled.layout import (
     RESCORE_NS,
     ROWS_READ,
     SIZE,
+    TOO_FAR,
     UNREAD,
     WINDOW,
 )
@@ -150,6 +151,8 @@ def answer(  # type: ignore[no-untyped-def]
     candidates,
     patience,
     few,
+    place,
+    least,
     live,
     rows,
     seeds,
@@ -167,8 +170,8 @@ def answer(  # type: ignore[no-untyped-def]
 ):
     """Answer one query.
 
-    Return how many rows were found, the final margin, and how many of the best k are expected among the
-    candidates that were not rescored.
+    Return how many rows were found, the final margin, how many of the best k are expected among the
+    candidates that were not rescored, and how near the best of a walk are.
 
     Parameters
     ----------
@@ -182,6 +185,10 @@ def answer(  # type: ignore[no-untyped-def]
         Expansions in a row that find nothing better, after which the walk ends; 0 for no such end.
     few : float
         Of the candidates, how many of the best k may be expected among those not rescored; 0 for no such end.
+    place : int
+        Which of the best that a walk finds tells how near they are, by its prefix score; 0 for none.
+    least : float
+        Below that nothing is rescored, and :data:`TOO_FAR` is returned, unless the walk ended late.
     live : int
         Address of a bit a row in whole int32, lowest first, for a walk; 0 if all rows may be found.
     rows : int32 array
@@ -203,6 +210,7 @@ def answer(  # type: ignore[no-untyped-def]
     state[COLD] = cold
     found = 0
     reached = missed = np.float64(0.0)
+    nearness = np.float64(np.inf)
     scanned = len(rows) > 0
     packed = asked(graph, prefix, dims)
     if scanned:
@@ -211,12 +219,18 @@ def answer(  # type: ignore[no-untyped-def]
         begin(graph, packed, dims, ef, live, seeds, beam, table, state)
         watched = k + WATCHED_BEYOND
         advance(graph, packed, dims, ef, ef, live, beam, table, state, walk_deadline, watched, patience)
+        if place > 0:
+            near = real(beam[place - 1] >> 32) if place <= state[SIZE] else -np.inf
+            nearness = np.float64(near)
+            if nearness < least and not state[LATE]:
+                state[COARSE_NS] += nanoseconds() - clock
+                return TOO_FAR, reached, missed, nearness
     if sketch[BITS] > 0:
         size = state[SIZE]
         if scanned:
             rank(beam, 0, size, size)
         elif size < _ENOUGH * ef and patience == 0 and few == 0.0 and not state[LATE]:
-            return 0, reached, missed  # rows that may be found are few here, or the graph has parts
+            return 0, reached, missed, nearness  # rows that may be found are few here, or the graph has parts
         planes, half_step, total = planes_of(sketch, query_numbers)
         share = share_of(sketch, query, dims)
         count = estimate(sketch, planes, half_step, total, share, beam, size, order, sums)
@@ -288,4 +302,4 @@ def answer(  # type: ignore[no-untyped-def]
             reached = margin(top_scores[k - 1], recent)
     if state[UNREAD]:  # no answer: another way says what is wrong
         found = state[ROWS_READ] = state[LATE] = 0
-    return found, reached, missed
+    return found, reached, missed, nearness

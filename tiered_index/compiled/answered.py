@@ -11,6 +11,21 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
+class TooFar(NamedTuple):
+    """Instead of an answer: a walk whose best are not near enough.
+
+    Attributes
+    ----------
+    code : int
+        :data:`~tiered_index.compiled.HARD` or :data:`~tiered_index.compiled.HARDER`.
+    told : ndarray of float64
+        What it took, as said of an answer.
+    """
+
+    code: int
+    told: NDArray[np.float64]
+
+
 class Answered(NamedTuple):
     """What one query found, and what it took.
 
@@ -22,6 +37,9 @@ class Answered(NamedTuple):
         Standard deviations between the last result and what was rescored last; 0 if too few were.
     missed : float
         How many of the best k are expected among the candidates that were not rescored, where `few` ended it.
+    nearness : float
+        Prefix score of the one of the best that was asked for, of a walk: -inf if fewer were found, inf if
+        none was asked for.
     late : bool
         The deadline came first.
     distances, rows_read, cold_rows : int
@@ -34,6 +52,7 @@ class Answered(NamedTuple):
     scores: Floats
     margin: float
     missed: float
+    nearness: float
     late: bool
     distances: int
     rows_read: int
@@ -51,7 +70,7 @@ class AnsweredMany(NamedTuple):
         Best first.
     found : ndarray, shape (n,)
         How many of each row are filled.
-    margins, missed : ndarray, shape (n,)
+    margins, missed, nearness : ndarray, shape (n,)
         As of one query.
     late : bool
         The deadline came first for one of them.
@@ -66,6 +85,7 @@ class AnsweredMany(NamedTuple):
     found: Rows
     margins: NDArray[np.float64]
     missed: NDArray[np.float64]
+    nearness: NDArray[np.float64]
     late: bool
     distances: int
     rows_read: int

@@ -12,6 +12,7 @@ from tiered_index.compiled.answered import Answered, AnsweredMany, Floats, Rows
 from tiered_index.compiled.kernels import kernels
 from tiered_index.compiled.layout import (
     AMONG,
+    AMONG_DEGREE,
     COARSE_NS,
     DIM,
     DISTANCES,
@@ -23,8 +24,10 @@ from tiered_index.compiled.layout import (
     LATE,
     MARGIN,
     MISSED,
+    NEARNESS,
     PLACES,
     ROW_SHIFT,
+    SAID,
     SEARCH_FIELDS,
     SKETCH_AT,
     SKETCH_FIELDS,
@@ -57,13 +60,13 @@ def graph_fields(
     ranges: int,
 ) -> Rows:
     """Describe a graph to :func:`walk` and :func:`answer`; the addresses must stay valid."""
-    return np.array([codes, code_bytes, offsets, links, *degrees, entry, level, ranges, 0, 0], np.int64)
+    return np.array([codes, code_bytes, offsets, links, *degrees, entry, level, ranges, 0, 0, 0], np.int64)
 
 
-def linked(graph: Rows, places: int, links: int) -> Rows:
-    """Return a graph some of whose rows are linked among themselves too, by address; see :func:`link`."""
+def linked(graph: Rows, places: int, links: int, kept: int) -> Rows:
+    """Return a graph some of whose rows have `kept` links among themselves, by address; see :func:`link`."""
     found = graph.copy()
-    found[PLACES], found[AMONG] = places, links
+    found[PLACES], found[AMONG], found[AMONG_DEGREE] = places, links, kept
     return found
 
 
@@ -179,12 +182,14 @@ def link(
     rows: NDArray[np.int32],
     first: int,
     last: int,
+    considered: int,
     met: NDArray[np.int32],
     links: NDArray[np.int32],
 ) -> None:
     """Link rows of a graph among themselves; see :func:`tiered_index.compiled.links.link`."""
-    linked = rows.ctypes.data, len(rows), first, last
-    _done(kernels().link(graph.ctypes.data, live, *linked, met.ctypes.data, len(met), links.ctypes.data))
+    linked = rows.ctypes.data, len(rows), first, last, considered
+    made = met.ctypes.data, len(met), links.ctypes.data, links.shape[1]
+    _done(kernels().link(graph.ctypes.data, live, *linked, *made))
 
 
 def answer(
@@ -199,6 +204,7 @@ def answer(
     sketch: Rows = NO_SKETCH,
     patience: int = 0,
     few: float = 0.0,
+    place: int = 0,
     live: int = 0,
     rows: NDArray[np.int32] = NO_ROWS,
     seeds: Rows = NO_SEEDS,
@@ -223,6 +229,8 @@ def answer(
     few : float
         Rescoring ends when so few of the best k can be expected among the candidates that remain; 0 rescores
         all.
+    place : int
+        Which of the best that a walk finds tells how near they are, from 1; 0 for none.
     live, rows, seeds
         As for :func:`walk`.
     walk_deadline_ns, deadline_ns : int
@@ -242,6 +250,7 @@ def answer(
         sketch=sketch,
         patience=patience,
         few=few,
+        place=place,
         live=live,
         rows=rows,
         seeds=seeds,
@@ -255,7 +264,8 @@ def answer(
         found.scores[0, :count],
         float(found.margins[0]),
         float(found.missed[0]),
-        *found[5:],
+        float(found.nearness[0]),
+        *found[6:],
     )
 
 
@@ -272,6 +282,7 @@ def answer_many(
     sketch: Rows = NO_SKETCH,
     patience: int = 0,
     few: float = 0.0,
+    place: int = 0,
     live: int = 0,
     rows: NDArray[np.int32] = NO_ROWS,
     seeds: Rows = NO_SEEDS,
@@ -284,22 +295,22 @@ def answer_many(
     rows, seeds = _plain(rows, np.int32), _plain(seeds, np.int64)
     n, dim, prefix_dim = len(queries), int(full[DIM]), prefixes.shape[1]
     top_scores, top_rows = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
-    found, told = np.zeros(n, np.int64), np.zeros((n, 2))
+    found, told = np.zeros(n, np.int64), np.zeros((n, SAID))
     search = np.empty(SEARCH_FIELDS, np.int64)
     search[GRAPH_AT : GRAPH_AT + GRAPH_FIELDS] = graph
     search[FULL_AT : FULL_AT + FULL_FIELDS] = full
     search[SKETCH_AT : SKETCH_AT + SKETCH_FIELDS] = sketch
     asked = (k, ef, candidates, patience, prefix_dim)
     may_be_found = (live, rows.ctypes.data, len(rows), seeds.ctypes.data, len(seeds))
-    search[K:] = (*asked, *may_be_found, cold, walk_deadline_ns, deadline_ns)
-    reals = np.array([few])
+    search[K:] = (*asked, *may_be_found, cold, walk_deadline_ns, deadline_ns, place)
+    reals = np.array([few, -np.inf])
     what = search.ctypes.data, reals.ctypes.data
     given = [(prefixes.ctypes.data, 4 * prefix_dim), (queries.ctypes.data, 4 * dim)]
     places = (
         (top_scores.ctypes.data, 4 * k),
         (top_rows.ctypes.data, 8 * k),
         (found.ctypes.data, 8),
-        (told.ctypes.data, 16),
+        (told.ctypes.data, 8 * SAID),
     )
     starts = iter(range(0, n, _AT_ONCE))  # the next is taken by whoever is free
 
@@ -327,6 +338,7 @@ def answer_many(
         found,
         told[:, MARGIN],
         told[:, MISSED],
+        told[:, NEARNESS],
         bool(late),
         distances,
         read,

@@ -19,7 +19,6 @@ from tiered_index.compiled import scan as scanning
 from tiered_index.compiled import sketch as sketching
 from tiered_index.compiled import walk as walking
 from tiered_index.compiled.layout import (
-    BASE_DEGREE,
     BEAM,
     BEAM_SIZE,
     GRAPH_FIELDS,
@@ -100,17 +99,17 @@ def arrange(sketch, query, dim, dims, room):  # type: ignore[no-untyped-def]
 
 
 @_entry
-def link(graph, live, rows, rows_count, first, last, met, met_count, links):  # type: ignore[no-untyped-def]
+def link(graph, live, rows, rows_count, first, last, considered, met, met_count, links, kept):  # type: ignore[no-untyped-def]
     """See :func:`tiered_index.compiled.links.link`."""
-    fields = _graph(graph)
     linking.link(
-        fields,
+        _graph(graph),
         live,
         carray(pointer_i32(rows), (rows_count,)),
         first,
         last,
+        considered,
         carray(pointer_i32(met), (met_count,)),
-        carray(pointer_i32(links), (rows_count, fields[BASE_DEGREE])),
+        carray(pointer_i32(links), (rows_count, kept)),
     )
     return last
 

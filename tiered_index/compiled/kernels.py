@@ -27,7 +27,7 @@ _ARGUMENTS: Final = {
     "scan": 7,
     "approach": 6,
     "arrange": 5,
-    "link": 9,
+    "link": 11,
     "answer_many": 11,
     "answer_prepared": 8,
 }

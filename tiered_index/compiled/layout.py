@@ -34,8 +34,9 @@ ENTRY: Final = 6
 TOP_LEVEL: Final = 7
 RANGES: Final = 8  # address of what codes of bytes stand for, float32, or 0
 PLACES: Final = 9  # address of each row's place among those that are linked among themselves, int32
-AMONG: Final = 10  # address of their links, as many a row as on level 0, int32, or 0
-GRAPH_FIELDS: Final = 11
+AMONG: Final = 10  # address of their links, int32, or 0
+AMONG_DEGREE: Final = 11  # how many each has
+GRAPH_FIELDS: Final = 12
 
 # What a full tier is
 MAPPING: Final = 0  # address of the file
@@ -79,33 +80,42 @@ SEEDS_COUNT: Final = K + 9
 IS_COLD: Final = K + 10  # whether rows are asked for before they are scored, from the first on
 WALK_BY: Final = K + 11  # deadline of the walk, on the clock of ``perf_counter_ns``; 0 for none
 DONE_BY: Final = K + 12  # and of the whole
-SEARCH_FIELDS: Final = K + 13
+PLACE: Final = K + 13  # which of the best that a walk finds tells how near the rows are, from 1; 0 for none
+SEARCH_FIELDS: Final = K + 14
 # and of one that is prepared, where deadlines count from when the call came in
-TIMED: Final = K + 13  # whether there are deadlines
-UNIT: Final = K + 14  # whether queries are scaled to unit length
-IDS: Final = K + 15  # address of each row's id, int64, or 0 where ids are texts
-FIRST: Final = K + 16  # address of row 0 in the snapshot
-ENOUGH: Final = K + 17  # rows to read, unless a deadline comes first
-DIRECTIONS: Final = K + 18  # address of those whose components make prefixes, float32, or 0
-NEAR_EF: Final = K + 19  # beam, and rows, that tell how many of those near the query may be found
-NEAR_ROWS: Final = K + 20
-REALS: Final = K + 21  # address of float64 numbers, named below
-FILES: Final = K + 22  # of three files, descriptor and least size
-PREPARED_FIELDS: Final = K + 28
+TIMED: Final = K + 14  # whether there are deadlines
+UNIT: Final = K + 15  # whether queries are scaled to unit length
+IDS: Final = K + 16  # address of each row's id, int64, or 0 where ids are texts
+FIRST: Final = K + 17  # address of row 0 in the snapshot
+ENOUGH: Final = K + 18  # rows to read, unless a deadline comes first
+DIRECTIONS: Final = K + 19  # address of those whose components make prefixes, float32, or 0
+NEAR_EF: Final = K + 20  # beam, and rows, that tell how many of those near the query may be found
+NEAR_ROWS: Final = K + 21
+REALS: Final = K + 22  # address of float64 numbers, named below
+FILES: Final = K + 23  # of three files, descriptor and least size
+PREPARED_FIELDS: Final = K + 29
 
 # Numbers of a search, float64
 FEW: Final = 0  # how many of the best k may be expected among candidates not rescored; 0 rescores all
-SAFE_LOW: Final = 1  # squares of lengths between these are safe to divide by
-SAFE_HIGH: Final = 2
-LEAST_NEAR: Final = 3  # share of rows near the query that must be among those that may be found, or 0
-MOST_MISSED: Final = 4  # what may be expected to be missed
-LEAST_FAR: Final = 5  # share of rows near the query below which it is far fewer
+LEAST: Final = 1  # prefix score below which a walk's answer is none, and rows are not read
+SEARCH_REALS: Final = 2
+# and of one that is prepared
+SAFE_LOW: Final = 2  # squares of lengths between these are safe to divide by
+SAFE_HIGH: Final = 3
+LEAST_NEAR: Final = 4  # share of rows near the query that must be among those that may be found, or 0
+MOST_MISSED: Final = 5  # what may be expected to be missed
+LEAST_FAR: Final = 6  # share of rows near the query below which it is far fewer
+LEAST_HARDER: Final = 7  # prefix score below which a query is harder than one below `LEAST`
+PREPARED_REALS: Final = 8
 
 # What is said of an answer, float64
 MARGIN: Final = 0
 MISSED: Final = 1
-TOLD_LATE: Final = 2  # from here on, what the walk reports
-TOLD: Final = 2 + STATE_FIELDS - LATE
+NEARNESS: Final = 2
+SAID: Final = 3
+TOLD_LATE: Final = SAID  # from here on, what the walk reports
+TOLD: Final = SAID + STATE_FIELDS - LATE
+TOOK: Final = slice(TOLD_LATE + 1, TOLD)  # of it, what adds up over two walks
 
 # Room to work in: addresses, and sizes
 BEAM: Final = 0
@@ -138,4 +148,5 @@ SUMS_KEPT: Final = 5  # of prefix scores, full scores, and their products
 
 # Instead of how many rows were found, besides what the package names
 GROW: Final = -1  # the room is too small
+TOO_FAR: Final = -9  # the best that were found are not near enough
 FAILED: Final = -(1 << 63)  # the code ended with an error

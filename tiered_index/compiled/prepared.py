@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.compiled import HARD, HARDER
+from tiered_index.compiled.answered import TooFar
 from tiered_index.compiled.kernels import kernels
 from tiered_index.compiled.layout import (
     CANDIDATES,
@@ -35,6 +37,7 @@ from tiered_index.compiled.layout import (
     NEAR_EF,
     NEAR_ROWS,
     PATIENCE,
+    PLACE,
     PREFIX_DIM,
     PREPARED_FIELDS,
     REALS,
@@ -88,6 +91,10 @@ class Prepared:
     near : (int, int, (float, float))
         Beam and rows that tell which share of the rows near a query may be found, the least that it must
         be for the plan, and below which it is far less; with a share of 0 it does not matter.
+    place : int
+        Which of the best that a walk finds tells how near they are, from 1; 0 for none.
+    least : (float, float)
+        The least that its prefix score must be for the plan, and below which a query is harder still.
     live, rows, seeds
         Which rows may be found; see :func:`tiered_index.compiled.engine.walk`.
     kept : object
@@ -113,6 +120,8 @@ class Prepared:
         safe: tuple[float, float],
         directions: NDArray[np.float32] | None,
         near: tuple[int, int, tuple[float, float]],
+        place: int,
+        least: tuple[float, float],
         live: int = 0,
         rows: NDArray[np.int32] | None = None,
         seeds: NDArray[np.int64] | None = None,
@@ -127,7 +136,8 @@ class Prepared:
         fields[TIMED], fields[IS_COLD] = limits.call_ns > 0, limits.cold
         fields[WALK_BY], fields[DONE_BY] = limits.walk_ns, limits.call_ns
         fields[LIVE], fields[FIRST], fields[ENOUGH] = live, first, enough
-        fields[NEAR_EF], fields[NEAR_ROWS], (least, far) = near
+        fields[NEAR_EF], fields[NEAR_ROWS], (near_enough, far) = near
+        fields[PLACE] = place
         if rows is not None:
             fields[ROWS], fields[ROWS_COUNT] = rows.ctypes.data, len(rows)
         if seeds is not None:
@@ -138,7 +148,7 @@ class Prepared:
             fields[IDS] = numbers.ctypes.data
         certain = rows is None or not plan.misses or plan.candidates >= len(rows)
         most = np.inf if certain else plan.misses
-        reals = np.array([plan.misses, *safe, least, most, far])
+        reals = np.array([plan.misses, least[0], *safe, near_enough, most, far, least[1]])
         fields[REALS] = reals.ctypes.data
         fields[FILES:] = np.array(files).reshape(-1)
         self._address = fields.ctypes.data
@@ -157,7 +167,8 @@ class Prepared:
             Addresses, ids (None where they are texts), scores, and what it took: the fields of
             :class:`~tiered_index.compiled.answered.Answered` from `margin` on, times in ns. Else
             :data:`~tiered_index.compiled.OTHERWISE` where the query cannot be scaled, a file has become
-            shorter, or too little was found, or why the plan is not for it.
+            shorter, or too little was found, or why the plan is not for it; or a
+            :class:`~tiered_index.compiled.answered.TooFar`.
         """
         k = self._k
         rows, ids = np.empty(k, np.int64), np.empty(k, np.int64)
@@ -182,6 +193,8 @@ class Prepared:
         if found < k:
             if found == FAILED:
                 raise RuntimeError("compiled code ended with an error")
+            if found in (HARD, HARDER):
+                return TooFar(found, told)
             if found < 0:
                 return found
             rows, ids, scores = rows[:found], ids[:found], scores[:found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, NONE_NEAR, OTHERWISE
+from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, HARD, HARDER, NONE_NEAR, OTHERWISE
 from tiered_index.compiled.answer import answer
 from tiered_index.compiled.beam import row_of
 from tiered_index.compiled.layout import (
@@ -32,7 +32,9 @@ from tiered_index.compiled.layout import (
     IDS,
     IS_COLD,
     LATE,
+    LEAST,
     LEAST_FAR,
+    LEAST_HARDER,
     LEAST_NEAR,
     LIVE,
     MARGIN,
@@ -40,12 +42,15 @@ from tiered_index.compiled.layout import (
     MOST_MISSED,
     NEAR_EF,
     NEAR_ROWS,
+    NEARNESS,
     ORDER,
     ORDER_SIZE,
     PATIENCE,
+    PLACE,
     PREFIX,
     PREFIX_DIM,
     PREPARED_FIELDS,
+    PREPARED_REALS,
     QUERY,
     QUERY_SIZE,
     REALS,
@@ -57,7 +62,9 @@ from tiered_index.compiled.layout import (
     ROWS_READ,
     SAFE_HIGH,
     SAFE_LOW,
+    SAID,
     SEARCH_FIELDS,
+    SEARCH_REALS,
     SEEDS,
     SEEDS_COUNT,
     SIZE,
@@ -73,6 +80,7 @@ from tiered_index.compiled.layout import (
     TIMED,
     TOLD,
     TOLD_LATE,
+    TOO_FAR,
     TOP_LEVEL,
     UNIT,
     WALK_BY,
@@ -103,6 +111,8 @@ def _answer(graph, fields, reals, at, prefix, query, seeds, walk_by, done_by, sc
         fields[CANDIDATES],
         fields[PATIENCE],
         reals[FEW],
+        fields[PLACE],
+        reals[LEAST],
         fields[LIVE],
         carray(pointer_i32(fields[ROWS]), (fields[ROWS_COUNT],)),
         seeds,
@@ -133,20 +143,21 @@ def answer_many(search, reals, count, prefixes, queries, scores, rows, found, to
         Addresses of float32 numbers, those of a query one after the other.
     scores, rows, found, told : int
         Addresses of what gets scores and rows of each query, best first, how many they are, and the final
-        margin and how many of the best are expected among candidates that were not read.
+        margin, how many of the best are expected among candidates that were not read, and how near the best
+        of a walk are.
     totals : int
         Address of what adds up what the walks report.
     """
     fields, at = carray(pointer_i64(search), (SEARCH_FIELDS,)), carray(pointer_i64(room), (ROOM_FIELDS,))
-    numbers = carray(pointer_f64(reals), (FEW + 1,))
+    numbers = carray(pointer_f64(reals), (SEARCH_REALS,))
     state = carray(pointer_i64(at[STATE]), (STATE_FIELDS,))
     total = carray(pointer_i64(totals), (STATE_FIELDS,))
     graph = fields[GRAPH_AT : GRAPH_AT + GRAPH_FIELDS]
     seeds = carray(pointer_i64(fields[SEEDS]), (fields[SEEDS_COUNT],))
     k, prefix_dim, dim = fields[K], fields[PREFIX_DIM], fields[FULL_AT + DIM]
-    counts, said = carray(pointer_i64(found), (count,)), carray(pointer_f64(told), (2 * count,))
+    counts, said = carray(pointer_i64(found), (count,)), carray(pointer_f64(told), (SAID * count,))
     for i in range(count):
-        counts[i], said[2 * i + MARGIN], said[2 * i + MISSED] = _answer(
+        counts[i], said[SAID * i + MARGIN], said[SAID * i + MISSED], said[SAID * i + NEARNESS] = _answer(
             graph,
             fields,
             numbers,
@@ -205,7 +216,7 @@ def answer_prepared(search, room, given, started, rows, ids, scores, told):  # t
         it took.
     """
     fields, at = carray(pointer_i64(search), (PREPARED_FIELDS,)), carray(pointer_i64(room), (ROOM_FIELDS,))
-    reals = carray(pointer_f64(fields[REALS]), (LEAST_FAR + 1,))
+    reals = carray(pointer_f64(fields[REALS]), (PREPARED_REALS,))
     for file in range(3):
         if size_of_file(fields[FILES + 2 * file]) < fields[FILES + 2 * file + 1]:
             return OTHERWISE
@@ -252,7 +263,7 @@ def answer_prepared(search, room, given, started, rows, ids, scores, told):  # t
     k = fields[K]
     best = carray(pointer_i64(load_i64(rows)), (k,))
     said = carray(pointer_f64(load_i64(told)), (TOLD,))
-    found, said[MARGIN], said[MISSED] = _answer(
+    found, said[MARGIN], said[MISSED], said[NEARNESS] = _answer(
         graph,
         fields,
         reals,
@@ -266,10 +277,12 @@ def answer_prepared(search, room, given, started, rows, ids, scores, told):  # t
         best,
         state,
     )
-    if not state[LATE] and (state[ROWS_READ] < fields[ENOUGH] or said[MISSED] > reals[MOST_MISSED]):
-        return OTHERWISE
     for i in range(LATE, STATE_FIELDS):
         said[TOLD_LATE + i - LATE] = state[i]
+    if found == TOO_FAR:
+        return HARDER if said[NEARNESS] < reals[LEAST_HARDER] else HARD
+    if not state[LATE] and (state[ROWS_READ] < fields[ENOUGH] or said[MISSED] > reals[MOST_MISSED]):
+        return OTHERWISE
     if fields[IDS]:
         numbers = carray(pointer_i64(load_i64(ids)), (k,))
         for i in range(found):

@@ -36,6 +36,7 @@ from tiered_index.compiled.beam import (
 from tiered_index.compiled.codes import dot_codes, lines_of, packed
 from tiered_index.compiled.layout import (
     AMONG,
+    AMONG_DEGREE,
     BASE_DEGREE,
     COARSE_NS,
     CODE_BYTES,
@@ -209,7 +210,7 @@ def _collect_live(graph, links, live, fresh, passed, table, mask):  # type: igno
 def _links_of(graph, row, among):  # type: ignore[no-untyped-def]
     """Return the address of a row's links on level 0; with `among` of those to rows that may be found."""
     if among:
-        return graph[AMONG] + 4 * graph[BASE_DEGREE] * np.int64(load_i32(graph[PLACES] + 4 * row))
+        return graph[AMONG] + 4 * graph[AMONG_DEGREE] * np.int64(load_i32(graph[PLACES] + 4 * row))
     return graph[LINKS] + 4 * load_i64(graph[OFFSETS] + 8 * row)
 
 
@@ -278,15 +279,16 @@ def _steps(  # type: ignore[no-untyped-def]
     passed,
 ):
     """Advance; `collected`, `scored` and `better` have room for what is linked from a row, twice."""
-    codes, code_bytes, degree, ranges = graph[CODES], graph[CODE_BYTES], graph[BASE_DEGREE], graph[RANGES]
+    codes, code_bytes, ranges = graph[CODES], graph[CODE_BYTES], graph[RANGES]
     prefix, lines = query.ctypes.data, lines_of(dims, ranges)
-    link_lines = (4 * degree + _LINE - 1) // _LINE
     keys, above = beam.ctypes.data, better.ctypes.data
     last = keys + 8 * (room - 1)
     vectors = (room + _KEYS - 1) // _KEYS
     at, mask = 0, state[MASK]
     least_watched = keys + 8 * (min(watched, room) - 1)
     among = live != 0 and graph[AMONG] != 0
+    degree = graph[AMONG_DEGREE] if among else graph[BASE_DEGREE]
+    link_lines = (4 * degree + _LINE - 1) // _LINE
     marks = graph[PLACES] if among else graph[OFFSETS]
     mark_bytes = 4 if among else 8
     for place in range(state[SIZE], _KEYS * vectors):

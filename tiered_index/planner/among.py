@@ -17,6 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.planner.nearness import Nearness, fit
+
 Kind = Literal["dense", "sparse", "apart", "far"]
 
 DENSE = 0.5
@@ -58,6 +60,8 @@ class Among(msgspec.Struct, frozen=True):
         Times as long as a walk among all rows takes one of the same ef among some.
     scan_ms : float
         Time in which a scan scores a matching row.
+    nearness : Nearness or None
+        What such walks miss by how near their best are, where that was measured.
     linked : Among or None
         The same where matching rows are linked among themselves, if that was measured.
     """
@@ -67,7 +71,12 @@ class Among(msgspec.Struct, frozen=True):
     kinds: dict[Kind, Curve]
     slower: float
     scan_ms: float
+    nearness: Nearness | None = None
     linked: Among | None = None
+
+    def everywhere_at(self, ef: float) -> float:
+        """Return the recall of a walk among all rows."""
+        return _recall_at(self.everywhere, ef)
 
     def wider(self, kind: Kind, recall: float) -> float | None:
         """Return times as wide as without a filter a beam must be for `recall`; None if it was not met."""
@@ -100,8 +109,11 @@ class Subject(Protocol):
     def takes(self, chosen: int, ef: int) -> bool:
         """Return whether a filter's rows are walked with such a beam, rather than scanned."""
 
-    def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float]:
-        """Return recall and milliseconds of a walk among a filter's rows."""
+    def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float, float]:
+        """Return recall and milliseconds of a walk among a filter's rows.
+
+        And the prefix score of the k-th best that it found.
+        """
 
     def walk_all(self, query: int, ef: int) -> tuple[float, float]:
         """Return recall and milliseconds of a walk among all rows."""
@@ -118,9 +130,10 @@ def kind_of(share: float, near: float) -> Kind:
     return "sparse" if ratio >= NEAR else "apart" if ratio >= FAR else "far"
 
 
-def measure_among(subject: Subject) -> Among | None:
+def measure_among(subject: Subject, *, near: bool = False) -> Among | None:
     """Measure; None where there is no walk to be measured among matching rows.
 
+    With `near`, also what walks miss by how near the best are that they find.
     What a filter loses of the recall is told best by the same queries without it: some are hard, either way.
     """
     if len(subject.everywhere) < 2:
@@ -134,13 +147,15 @@ def measure_among(subject: Subject) -> Among | None:
             if len(found) < PAIRS:
                 found.append((query, chosen))
     walked: dict[tuple[Kind, int], list[tuple[float, ...]]] = defaultdict(list)
+    nearness: list[tuple[float, float, float]] = []
     for chosen in range(filters):
         some = [(kind, query) for kind, asked in pairs.items() for query, of in asked if of == chosen]
         with subject.among(chosen) if some else nullcontext():
             for ef in EFS:
                 for kind, query in some if subject.takes(chosen, ef) else ():
-                    both = *subject.walk(query, chosen, ef), *subject.walk_all(query, ef)
-                    walked[kind, ef].append(both)
+                    recall, ms, score = subject.walk(query, chosen, ef)
+                    walked[kind, ef].append((recall, ms, *subject.walk_all(query, ef)))
+                    nearness.append((ef, score, recall))
     kinds: dict[Kind, Curve] = {}
     slower = [1.0]
     for kind, asked in pairs.items():
@@ -161,7 +176,8 @@ def measure_among(subject: Subject) -> Among | None:
         return None
     fewest = int(np.argmin(subject.shares))
     scans = [subject.scan(query, fewest) for query in range(min(PAIRS, subject.near.shape[1]))]
-    return Among(subject.k, subject.everywhere, kinds, max(slower), float(np.median(scans)))
+    line = fit(subject.k, *zip(*nearness, strict=True)) if near else None
+    return Among(subject.k, subject.everywhere, kinds, max(slower), float(np.median(scans)), line)
 
 
 def _recall_at(curve: Curve, ef: float) -> float:

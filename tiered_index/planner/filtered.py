@@ -10,9 +10,13 @@ asked, or nothing was measured.
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import msgspec
 
 from tiered_index.planner.among import DENSE, FAR, NEAR, Among, Kind
+from tiered_index.planner.nearness import WIDER, WIDEST, steps_for
 from tiered_index.planner.plan import MAX_EF, Plan
 
 EXACT_ROWS = 128
@@ -26,10 +30,10 @@ more: that takes no longer than the walk would."""
 WALK_COST = 2.0
 """A walk among matching rows takes at most so many times as long as one among all."""
 
-LINKED_SCAN_ROWS_PER_EF = 45
-LINKED_WALK_COST = 1.3
-"""The same where rows are linked among themselves: a walk of ef=192 took 87 us among a tenth of the rows and
-100 among half of them, where one among all took 75; a scan took 10.5 ns a row."""
+LINKED_SCAN_ROWS_PER_EF = 30
+LINKED_WALK_COST = 1.0
+"""The same where rows are linked among themselves, to fewer others than rows are in the graph: walks of a
+beam took .7 to 1.05 times as long as among all of a million rows."""
 
 MAX_SCAN_ROWS_PER_EF = 2_500
 """Where few of the rows near the query match, a walk misses much, and so many are scanned."""
@@ -42,6 +46,18 @@ MISSES = 0.02
 
 MISSES_SEEN = 2.5
 """Times as many rows were missed under filters as were expected: scores are not quite normal."""
+
+_WIDER_LINKED = 1.25
+"""By links a walk of ef=128 finds .885 to .953, and with 1.3 times the beam .897 to .966, under seven filters
+of a million rows."""
+
+_FIRST = 1.2
+"""Times as wide is a walk that may be followed by another."""
+
+_MISSED, _MISSED_KEPT = 1.0, 0.85
+_MOST_MISSED, _MOST_MISSED_KEPT = 2.0, 1.25
+"""Shares of what walks may miss that are to be missed on average over queries and filters as were measured,
+and at most of any query; the latter numbers where a floor is to be kept, whatever the filter."""
 
 _SCANNED_CANDIDATES = 512
 _BEYOND_K = 12
@@ -65,6 +81,29 @@ _WIDEST = 4.0
 
 _SCAN_MS_PER_ROW = 2e-5
 _BUDGET_SHARE = 0.5
+
+
+class Followed(NamedTuple):
+    """Walks that follow one whose best are not near enough.
+
+    Attributes
+    ----------
+    place : int
+        Which of the best is looked at, from 1.
+    least : (float, float)
+        The least that its prefix score must be, and below which a query is harder still; not ascending.
+    plans : (Plan, Plan)
+        What follows for a hard query, and for one that is harder still.
+    """
+
+    place: int
+    least: tuple[float, float]
+    plans: tuple[Plan, Plan]
+
+    def after(self, nearness: float) -> Plan | None:
+        """Return what follows a walk; None where its answer will do."""
+        wider, widest = self.least
+        return self.plans[nearness < widest] if nearness < wider else None
 
 
 def walk_floor(floor: float) -> float:
@@ -110,7 +149,7 @@ def filtered(
         return Plan(strategy="scan", prefix_dim=plan.prefix_dim, ef=matches, candidates=matches)
     misses = k * (MISSES if floor is None else max((1.0 - floor) / 2, 0.001))
     dense = matches >= DENSE * rows
-    wider = 1.0 if dense or linked else _WIDER
+    wider = _WIDER_LINKED if linked else 1.0 if dense else _WIDER
     if floor is None:
         growth = _GROWTH
         if dense or linked:
@@ -200,7 +239,49 @@ def by_share(
         if may_scan and matches <= most * plan.ef:
             candidates = max(plan.candidates, _SCANNED_CANDIDATES)
             return msgspec.structs.replace(plan, strategy="scan", ef=candidates, candidates=candidates)
-    ef = min(int(plan.ef * wider), matches, MAX_EF)
+    return _as_wide(plan, int(plan.ef * wider), matches)
+
+
+def followed(
+    plan: Plan, k: int, rows: int, matches: int, recall: float, known: Among | None, *, kept: bool
+) -> tuple[Plan, Followed | None]:
+    """Return the walk to begin with, and what follows it; None where nothing does or nothing was measured.
+
+    Parameters
+    ----------
+    plan : Plan
+        To walk among matching rows that are linked, from :func:`filtered`, without a latency budget.
+    k : int
+        Results a query.
+    rows, matches : int
+        Rows of the index, and those that match.
+    recall : float
+        That the walks are to reach.
+    known : Among, optional
+        What was measured.
+    kept : bool
+        Whether that is to be reached under any filter, rather than under those that were measured.
+    """
+    near = None if known is None else known.nearness
+    if known is None or near is None or not wants_share(plan, rows, matches):
+        return plan, None
+    first = _as_wide(plan, max(int(_FIRST * plan.ef), near.k), matches)
+    ef, scan = (_measured_ef(beam, k, known) for beam in (first.ef, matches / LINKED_SCAN_ROWS_PER_EF))
+    mean, most = (_MISSED_KEPT, _MOST_MISSED_KEPT) if kept else (_MISSED, _MOST_MISSED)
+    steps = steps_for(near, ef, scan, mean * (1.0 - recall), most * (1.0 - recall))
+    wider, widest = (_as_wide(plan, times * first.ef, matches) for times in (WIDER, WIDEST))
+    if steps.scans:
+        candidates = min(max(plan.candidates, _SCANNED_CANDIDATES), matches)
+        widest = msgspec.structs.replace(
+            plan, strategy="scan", ef=candidates, candidates=candidates, misses=plan.misses / 2
+        )
+    if steps.wider == -math.inf:
+        return first, None
+    return first, Followed(near.k, (steps.wider, steps.widest), (wider, widest))
+
+
+def _as_wide(plan: Plan, ef: int, matches: int) -> Plan:
+    ef = min(ef, matches, MAX_EF)
     return msgspec.structs.replace(plan, ef=ef, candidates=ef)
 
 
@@ -213,7 +294,7 @@ def _wider(plan: Plan, k: int, kind: Kind, known: Among | None) -> float | None:
     return None if near is None or other is None else max(other / near, 1.0)
 
 
-def _measured_ef(ef: int, k: int, known: Among) -> float:
+def _measured_ef(ef: float, k: int, known: Among) -> float:
     """Return the beam that does for the k that was measured what `ef` does for another."""
     return ef * (known.k + _BEYOND_K) / (k + _BEYOND_K)
 
@@ -237,6 +318,18 @@ def expected(
         apart = by_share(plan, k, FAR * matches / rows, rows, matches, relied, may_scan=False)
         kind = "apart" if done.ef <= apart.ef else "far"
     return known.recall(kind, _measured_ef(done.ef, k, known))
+
+
+def recall_without(plan: Plan, k: int, known: Among) -> float:
+    """Return the recall of a plan's walk among all rows."""
+    return known.everywhere_at(_measured_ef(plan.ef, k, known))
+
+
+def expected_when_near(done: Plan, k: int, nearness: float, known: Among) -> float | None:
+    """Return the recall to expect of a walk by links whose best are so near; None if that is not known."""
+    if known.nearness is None or nearness == math.inf:
+        return None
+    return 1.0 - float(known.nearness.missed(_measured_ef(done.ef, k, known), nearness))
 
 
 def fixed(plan: Plan, matches: int, *, linked: bool = False) -> Plan:

@@ -72,6 +72,8 @@ class Road:
         unit: bool,
         directions: NDArray[np.float32] | None,
         shares: tuple[float, float],
+        place: int,
+        least: tuple[float, float],
     ) -> Any:
         """Return what answers many queries one by one; see :mod:`tiered_index.compiled.engine`.
 
@@ -95,6 +97,8 @@ class Road:
             safe=SAFE_SQUARES,
             directions=directions,
             near=(_NEAR_EF, _NEAR_ROWS, shares),
+            place=place,
+            least=least,
             kept=links,
             **settings,
         )

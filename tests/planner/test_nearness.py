@@ -1,0 +1,153 @@
+"""What a walk missed, told by how near its best are: the line that is fitted, and what follows from it."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tiered_index.planner.among import EFS, Among
+from tiered_index.planner.filtered import (
+    LINKED_SCAN_ROWS_PER_EF,
+    Followed,
+    expected_when_near,
+    followed,
+    recall_without,
+)
+from tiered_index.planner.nearness import LEAST_PAIRS, WIDER, WIDEST, Nearness, fit, steps_for
+from tiered_index.planner.plan import Plan
+
+ROWS = 1_000_000
+LINE = Nearness(10, 7.7, -0.82, -14.9, tuple(np.linspace(0.25, 0.6, 64).tolist()))
+KNOWN = Among(
+    10, ((16, 0.8), (128, 0.95), (1024, 0.99)), {"sparse": ((24, 0.7), (768, 0.98))}, 1.0, 1e-5, LINE
+)
+PLAN = Plan(strategy="graph", prefix_dim=256, ef=200, candidates=200, misses=0.2)
+
+
+def walks(line: Nearness, count: int = 4_000, seed: int = 3) -> tuple[list[float], list[float], list[float]]:
+    """Return beams, scores and recalls of walks that follow a line; each finds ten, or misses some."""
+    draw = np.random.default_rng(seed)
+    efs, scores = draw.choice(EFS, count).astype(float), draw.normal(0.42, 0.08, count)
+    recalls = 1.0 - draw.binomial(10, line.missed(efs, scores)) / 10
+    return efs.tolist(), scores.tolist(), recalls.tolist()
+
+
+def test_the_line_that_walks_follow_is_found() -> None:
+    found = fit(10, *walks(LINE))
+    assert found is not None
+    assert found.by_ef == pytest.approx(LINE.by_ef, rel=0.1)
+    assert found.by_score == pytest.approx(LINE.by_score, rel=0.1)
+    for ef in (24, 168, 768):
+        for score in (0.3, 0.42, 0.5):
+            assert float(found.missed(ef, score)) == pytest.approx(float(LINE.missed(ef, score)), abs=0.02)
+    assert list(found.scores) == sorted(found.scores)
+    assert found.scores[32] == pytest.approx(0.42, abs=0.01)
+
+
+def test_where_no_line_falls_there_is_none() -> None:
+    efs, scores, recalls = walks(LINE)
+    few = LEAST_PAIRS - 1
+    assert fit(10, efs[:few], scores[:few], recalls[:few]) is None
+    assert fit(10, efs, scores, [1.0 - recall for recall in recalls]) is None
+    assert fit(10, efs, [0.4] * len(efs), recalls) is None
+    assert fit(10, efs, [-math.inf] * len(efs), recalls) is None  # fewer than k were found
+
+
+def test_a_walk_that_never_misses_has_a_line_all_the_same() -> None:
+    efs, scores, _ = walks(LINE)
+    found = fit(10, efs, scores, [1.0] * len(efs))
+    assert found is None or float(found.missed(100, 0.4)) < 0.01
+
+
+@given(
+    ef=st.floats(10, 5_000),
+    scan=st.floats(1, 50_000),
+    missed=st.floats(1e-4, 0.5),
+    most=st.floats(1.0, 4.0),
+)
+def test_no_more_is_missed_than_may_be(ef: float, scan: float, missed: float, most: float) -> None:
+    steps = steps_for(LINE, ef, scan, missed, most * missed)
+    assert steps.widest <= steps.wider
+    assert steps.scans == (scan <= WIDEST * ef)
+    scores = np.array(LINE.scores)
+    first, wider, widest = (LINE.missed(times * ef, scores) for times in (1.0, WIDER, WIDEST))
+    if steps.scans:
+        widest = np.zeros_like(scores)
+    done = np.where(scores < steps.widest, widest, np.where(scores < steps.wider, wider, first))
+    if widest.mean() <= missed:
+        assert done.mean() <= missed * 1.001
+    harder = scores >= steps.widest
+    assert np.all(done[harder] <= most * missed * 1.001)
+
+
+def test_hard_queries_are_walked_again_and_others_are_not() -> None:
+    steps = steps_for(LINE, 200.0, 1e9, 0.04, 0.08)
+    assert LINE.scores[0] < steps.widest < steps.wider < LINE.scores[-1]
+    fewer = steps_for(LINE, 200.0, 1e9, 0.02, 0.04)
+    assert fewer.wider > steps.wider
+    assert fewer.widest > steps.widest
+    none = steps_for(LINE, 5_000.0, 1e9, 0.5, 1.0)
+    assert (none.wider, none.widest) == (-math.inf, -math.inf)
+
+
+def follow(matches: int, recall: float = 0.95, k: int = 10, **more: bool) -> tuple[Plan, Followed | None]:
+    return followed(PLAN, k, ROWS, matches, recall, KNOWN, **{"kept": False, **more})
+
+
+def test_what_follows_is_wider_or_a_scan() -> None:
+    first, after = follow(400_000)
+    assert after is not None
+    assert (first.strategy, first.ef, first.candidates) == ("graph", 240, 240)
+    wider, widest = after.plans
+    assert [(one.strategy, one.ef) for one in after.plans] == [("graph", 720), ("graph", 1_920)]
+    scanned = LINKED_SCAN_ROWS_PER_EF * WIDEST * first.ef
+    for matches, strategy in ((scanned, "scan"), (scanned + LINKED_SCAN_ROWS_PER_EF, "graph")):
+        _, after = follow(matches)
+        assert after is not None
+        assert after.plans[1].strategy == strategy
+    assert after is not None
+    wide, low = after.least
+    assert after.after(wide) is None
+    assert after.after(math.nextafter(wide, 0.0)) == wider
+    assert after.after(math.nextafter(low, 0.0)) == after.plans[1]
+    assert after.after(-math.inf) == after.plans[1]
+    assert after.after(math.inf) is None
+    assert widest.misses == PLAN.misses
+
+
+def test_a_floor_is_kept_under_harder_filters_too() -> None:
+    (_, mean), (_, kept) = follow(400_000), follow(400_000, kept=True)
+    assert mean is not None
+    assert kept is not None
+    assert kept.least[0] > mean.least[0]
+
+
+def test_where_nothing_was_measured_nothing_follows() -> None:
+    without = msgspec.structs.replace(KNOWN, nearness=None)
+    for known in (None, without):
+        assert followed(PLAN, 10, ROWS, 400_000, 0.95, known, kept=False) == (PLAN, None)
+    assert follow(600_000) == (PLAN, None)  # a walk among most rows hardly notices
+    scan = msgspec.structs.replace(PLAN, strategy="scan")
+    assert followed(scan, 10, ROWS, 400_000, 0.95, KNOWN, kept=False) == (scan, None)
+
+
+def test_the_beam_holds_the_one_that_is_looked_at() -> None:
+    narrow = msgspec.structs.replace(PLAN, ef=4, candidates=4)
+    first, after = followed(narrow, 1, ROWS, 400_000, 0.5, KNOWN, kept=False)
+    assert first.ef >= LINE.k
+    assert after is None or after.place == LINE.k
+
+
+def test_what_is_expected_is_what_the_line_says() -> None:
+    assert expected_when_near(PLAN, 10, 0.4, KNOWN) == pytest.approx(1.0 - float(LINE.missed(200, 0.4)))
+    assert expected_when_near(PLAN, 100, 0.4, KNOWN) < expected_when_near(PLAN, 10, 0.4, KNOWN)  # type: ignore[operator]
+    assert expected_when_near(PLAN, 10, -math.inf, KNOWN) == pytest.approx(0.0, abs=1e-6)
+    assert expected_when_near(PLAN, 10, math.inf, KNOWN) is None
+    assert recall_without(Plan(strategy="graph", prefix_dim=256, ef=128, candidates=9), 10, KNOWN) == (
+        pytest.approx(0.95)
+    )
