@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import config, njit, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tiered_index.compiled.operations import load_f32, load_i32, store_i32
+from tiered_index.compiled.operations import has_instructions, load_f32, load_i32, store_i32
 from tiered_index.compiled.products import dot_bf16, dot_u8, load_at, sum_of
 
 HEAD: Final = 64
@@ -45,12 +45,8 @@ class _BFloat(ir.Type):  # type: ignore[misc]
 
 
 def _has(feature: str) -> bool:
-    """Return whether code is compiled for a machine that has a set of instructions."""
-    if binding.llvm_version_info[0] < 17:  # its names for them take other types
-        return False
-    if config.CPU_FEATURES is not None:
-        return f"+{feature}" in config.CPU_FEATURES.split(",")
-    return config.CPU_NAME in (None, "host") and bool(binding.get_host_cpu_features().get(feature))
+    # LLVM's names for what takes them had other types before
+    return binding.llvm_version_info[0] >= 17 and has_instructions(feature)
 
 
 def _in_all_lanes(builder: Any, value: Any, kind: Any, lanes: int) -> Any:
