@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +22,10 @@ ROWS = ROW_GROUP_ROWS * 2 + 100
 METADATA = pa.schema([("n", pa.int64()), ("tags", pa.list_(pa.string()))])
 
 
-def write(path: Path, dtype: str, rows: int = ROWS) -> np.ndarray:
-    vectors = np.random.default_rng(0).normal(size=(rows, DIM)).astype(dtype)
+def write(path: Path, dtype: str, rows: int = ROWS, dim: int = DIM) -> np.ndarray:
+    vectors = np.random.default_rng(0).normal(size=(rows, dim)).astype(dtype)
     with path.open("wb") as sink:
-        writer = ParquetRowsWriter(sink, file_schema(pa.int64(), METADATA, DIM, dtype))
+        writer = ParquetRowsWriter(sink, file_schema(pa.int64(), METADATA, dim, dtype))
         for start in range(0, rows, 5_000):  # batches that do not line up with row groups
             part = vectors[start : start + 5_000]
             n = np.arange(start, start + len(part))
@@ -59,6 +62,37 @@ def test_vectors_begin_with_a_page_of_memory(tmp_path: Path, tail: int) -> None:
     assert set((-aligned % 4_096).tolist()) <= {0, 1}
     assert 0 in -aligned % 4_096
     rows.close()
+
+
+def in_memory(path: Path) -> np.ndarray:
+    """Return which pages of a file the system holds."""
+    libc, size = ctypes.CDLL(None, use_errno=True), path.stat().st_size
+    libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+        pages = np.zeros(-(-size // mmap.PAGESIZE), np.uint8)
+        whole = np.frombuffer(mapping, np.uint8)
+        assert libc.mincore(whole.ctypes.data, size, pages.ctypes.data) == 0
+        del whole
+    return pages & 1 == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which pages it holds")
+def test_opening_reads_no_vectors(tmp_path: Path) -> None:
+    """Not even ahead of what it looks at, as far as the system reads ahead."""
+    path, dim, rows = tmp_path / "rows.parquet", 256, 4 * ROW_GROUP_ROWS
+    write(path, "float32", rows, dim)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if in_memory(path).any():
+        pytest.skip("this file system keeps files in memory")
+    found = ParquetRows(str(path), dim, "float32", rows)
+    bases = np.ctypeslib.as_array((ctypes.c_int64 * found.group_count).from_address(found.addresses()[1]))
+    held = in_memory(path)
+    for base in bases[:2].tolist():  # the last are near the footer
+        first, last = (place // mmap.PAGESIZE for place in (base, base + ROW_GROUP_ROWS * dim * 4))
+        assert held[first + 1 : last].sum() == 0
+    found.close()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
