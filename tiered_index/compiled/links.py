@@ -24,7 +24,7 @@ from tiered_index.compiled.operations import (
     prefetch,
     store_i32,
 )
-from tiered_index.compiled.sorting import rank
+from tiered_index.compiled.sorting import best_of
 from tiered_index.compiled.walk import ask, asked, is_live
 
 _AHEAD: Final = 8  # lists of links asked for ahead of the one that is read
@@ -127,7 +127,7 @@ def link(graph, live, rows, first, last, considered, met, links):  # type: ignor
             for i in range(count):
                 score = dot_codes(codes + near[i] * code_bytes, query.ctypes.data, width, ranges)
                 near[i] = (ordered(score) << 32) | (near[i] << ROW_SHIFT)
-            rank(near, 0, kept, count)
+            best_of(near, 0, kept, count)
             for i in range(kept):
                 near[i] = row_of(near[i])
         for i in range(kept):

@@ -4,8 +4,8 @@ Where rows match a filter, some queries have little to do with any of them: the 
 other, and a walk misses more. How much it missed is seen when it is done, by the prefix score of the last
 of the best k that it found; and it is the same line under all filters. Fitted to 900 pairs of a query and a
 filter made for it, among a million sentences, it foretold that walks of ef=168 under seven other filters miss
-.027, .059, .070, .105, .036, .042 and .117 of other queries' best ten. They missed .035, .040, .083, .100,
-.038, .041 and .093. So a walk as wide as most queries want is done for all, and a wider one after it for
+.029, .065, .078, .116, .040, .046 and .129 of other queries' best ten. They missed .039, .039, .091, .100,
+.040, .043 and .102. So a walk as wide as most queries want is done for all, and a wider one after it for
 those whose best are not near enough.
 """
 
