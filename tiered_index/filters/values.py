@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from numbers import Rational
 from typing import Any, Literal, NamedTuple
 
@@ -64,6 +65,7 @@ class Ask(NamedTuple):
         return FilterError(f"column {self.column!r}{kind}: {self.operator} {self.value!r}: {reason}")
 
 
+@lru_cache(maxsize=256)
 def family_of(kind: pa.DataType) -> Family:
     """Return which values a column of this type is compared with."""
     if pa.types.is_dictionary(kind):
@@ -157,7 +159,10 @@ def _between(ask: Ask, kind: pa.DataType, family: Family, value: Any) -> Bracket
             most = 10**kind.precision - 1
             low, high = _whole(number, Fraction(10) ** -scale, -most, most)
             return _decimal(low, scale), _decimal(high, scale)
-        return _whole(number, Fraction(1), *_limits(kind))
+        low, high = _limits(kind)
+        if isinstance(value, int) and low <= value <= high:
+            return value, value
+        return _whole(number, Fraction(1), low, high)
     readers = {"date": _date, "timestamp": _timestamp, "time": _time, "duration": _duration}
     unit = _DAY if pa.types.is_date32(kind) else _NANOSECONDS["ms" if family == "date" else kind.unit]
     return _whole(Fraction(readers[family](ask, kind, value)), Fraction(unit), *_limits(key_type(kind)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -204,9 +205,13 @@ class Snapshot:
         self._linked = {key: held for key, held in self._linked.items() if held is not matching}
 
     def _parse(self, where: Any) -> Node:
+        return parse(where, self._columns)
+
+    @cached_property
+    def _columns(self) -> pa.Schema | None:
+        """What filters may name; None as long as there are no rows."""
         kind = self.manifest.id_kind
-        known = None if kind is None else pa.schema([(ID_COLUMN, ID_TYPES[kind]), *(self.schema or ())])
-        return parse(where, known)
+        return None if kind is None else pa.schema([(ID_COLUMN, ID_TYPES[kind]), *(self.schema or ())])
 
     def ids(self, addresses: NDArray[np.int64]) -> NDArray[Any]:
         """Return the ids at `addresses`: an array of str objects, or of int64."""
