@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiered_index as ti
+from tiered_index import sketch as sketches
 from tiered_index.compiled import layout
 from tiered_index.config import IndexConfig, make_config
 from tiered_index.sketch import (
@@ -32,7 +33,7 @@ def config_of(dims: int, bits: int, metric: str = "cosine") -> IndexConfig:
 
 
 def written(path: Path, vectors: np.ndarray, config: IndexConfig, parts: int = 3) -> Sketch:
-    builder = SketchBuilder(config)
+    builder = SketchBuilder(config, path.parent)
     norms = None
     if config.metric == "cosine":
         norms = (1.0 / np.linalg.norm(vectors.astype(np.float64), axis=1)).astype(np.float32)
@@ -45,6 +46,26 @@ def written(path: Path, vectors: np.ndarray, config: IndexConfig, parts: int = 3
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def test_many_records_wait_in_a_file_and_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, config = np.random.default_rng(4).normal(size=(3_000, 40)).astype(np.float32), config_of(32, 2)
+    written(tmp_path / "in memory", vectors, config)
+    monkeypatch.setattr(sketches, "_IN_MEMORY_BYTES", 1_000)
+    written(tmp_path / "in a file", vectors, config, parts=40)
+    assert (tmp_path / "in a file").read_bytes() == (tmp_path / "in memory").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in a file", "in memory"]
+
+
+def test_records_that_find_no_room_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketches, "_IN_MEMORY_BYTES", 1_000)
+    vectors = np.random.default_rng(4).normal(size=(300, 40)).astype(np.float32)
+    builder = SketchBuilder(config_of(32, 2, metric="dot"), tmp_path / "gone")
+    with pytest.raises(ti.StorageError, match="gone: sketches cannot be kept"):
+        builder.add(vectors, None)
+    builder.close()
 
 
 @given(dims=st.integers(1, 300), seed=st.integers(0, 10**6))

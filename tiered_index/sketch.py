@@ -31,13 +31,15 @@ import mmap
 import struct
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.config import IndexConfig
-from tiered_index.errors import CorruptIndexError
+from tiered_index.errors import CorruptIndexError, disk_errors
 from tiered_index.mapped import MappedFile
 
 Floats = NDArray[np.float32]
@@ -53,6 +55,7 @@ _HEADER = struct.Struct("<8s5Q")
 _WORD_BITS = 64
 _FACTORS_BYTES = 8
 _ROWS_AT_ONCE = 256  # of 1,024 dimensions: 1 MB
+_IN_MEMORY_BYTES = 8 << 20
 
 _ROUNDED_OTHERWISE = 200
 """Of so many dimensions one may be rounded to the next level where sums are added in another order."""
@@ -202,30 +205,41 @@ def _levels(turned: Floats, bits: int) -> NDArray[np.uint8]:
 
 
 class SketchBuilder:
-    """Gathers the records of a segment.
+    """Gathers the records of a segment: few in memory, more in a file that has no name.
 
     Parameters
     ----------
     config : IndexConfig
         The index's settings, with a sketch.
+    folder : Path
+        Where there is room for that file.
     """
 
-    def __init__(self, config: IndexConfig) -> None:
+    def __init__(self, config: IndexConfig, folder: Path) -> None:
         self._form = Form.of(config)
-        self._parts: list[Records] = []
+        self._rows, self._folder = 0, folder
+        self._records = SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=str(folder))  # noqa: SIM115 - until it is written
 
     def add(self, stored: NDArray[np.floating], inverse_norms: Floats | None) -> None:
-        """Take vectors as :func:`records_of` does."""
-        self._parts.append(records_of(stored, inverse_norms, self._form))
+        """Take vectors as :func:`records_of` does; StorageError where they find no room."""
+        records = records_of(stored, inverse_norms, self._form)
+        with disk_errors(f"{self._folder}: sketches cannot be kept"):
+            self._records.write(records.tobytes())
+        self._rows += len(records)
 
     def write(self, sink: Callable[[bytes], object]) -> None:
         """Call `sink` with the bytes of the file."""
         form = self._form
-        rows = sum(map(len, self._parts))
-        sink(_HEADER.pack(_MAGIC, rows, form.prefix_dim, form.dims, form.bits, form.unit))
-        for part in self._parts:
-            sink(part.tobytes())
-        self._parts.clear()
+        sink(_HEADER.pack(_MAGIC, self._rows, form.prefix_dim, form.dims, form.bits, form.unit))
+        with disk_errors(f"{self._folder}: sketches cannot be read again"):
+            self._records.seek(0)
+            while part := self._records.read(_IN_MEMORY_BYTES):
+                sink(part)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the records."""
+        self._records.close()
 
 
 class Asked(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,9 +145,13 @@ class Rebuild:
         segment, entry = live.segment, live.entry
         # new codes of damaged vectors would look sound
         check_digest(segment.folder / ROWS_FILE, entry.files[ROWS_FILE])
-        config = self._config
+        sketched = self._tails and self._config.tail_sketch > 0
+        with closing(SketchBuilder(self._config, segment.folder)) if sketched else nullcontext() as sketch:
+            return self._write(live, sketch)
+
+    def _write(self, live: LiveSegment, sketch: SketchBuilder | None) -> SegmentEntry:
+        segment, entry, config = live.segment, live.entry, self._config
         builder = CoarseBuilder(config.prefix_dim, config.graph_degree, config.ef_construction)
-        sketch = SketchBuilder(config) if self._tails and config.tail_sketch else None
         for first, vectors in segment.full.blocks():
             try:
                 # the block's buffer is used again for the next one

@@ -81,7 +81,7 @@ class SegmentWriter:
             )
             undo.pop_all()
         self._coarse = CoarseBuilder(config.prefix_dim, config.graph_degree, config.ef_construction)
-        self._sketch = SketchBuilder(config) if config.tail_sketch else None
+        self._sketch = SketchBuilder(config, self._folder) if config.tail_sketch else None
         self._lookup = LookupBuilder()
         self._columns = ColumnIndexBuilder(schema)
 
@@ -140,6 +140,8 @@ class SegmentWriter:
         """Remove what was written; what cannot be removed is left, and counts for nothing."""
         self._rows.abandon()
         self._rows_file.close()
+        if self._sketch is not None:
+            self._sketch.close()
         remove_segment(self._files, self._folder)
 
 
