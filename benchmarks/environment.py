@@ -7,13 +7,17 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16")
+"""Those that some kernels are made of; processors of one name may have them or not."""
+
 PACKAGES = ("tiered-index", "faiss-cpu", "numba", "numpy", "pyarrow", "numkong")
 
 
 def facts() -> dict[str, object]:
     """Return the facts that stand beside every figure."""
     return {
-        "processor": _processor(),
+        "processor": _of_processor("model name") or platform.machine(),
+        "instructions": [name for name in INSTRUCTIONS if name in _of_processor("flags").split()],
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "kernel": platform.release(),
@@ -47,8 +51,8 @@ def held_mb(pid: int) -> float:
     raise OSError(f"the system does not say what memory process {pid} shares")
 
 
-def _processor() -> str:
+def _of_processor(field: str) -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
+        if line.startswith(field):
             return line.partition(":")[2].strip()
-    return platform.machine()
+    return ""
