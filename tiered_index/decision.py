@@ -36,7 +36,7 @@ class Decision(NamedTuple):
     relies : bool
         Whether the plan rests on that.
     followed : Followed or None
-        What follows a walk whose best are not near enough; None where nothing does.
+        What follows a walk whose best are not near enough; None where nothing was measured.
     """
 
     plan: Plan

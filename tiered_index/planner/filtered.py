@@ -245,7 +245,7 @@ def by_share(
 def followed(
     plan: Plan, k: int, rows: int, matches: int, recall: float, known: Among | None, *, kept: bool
 ) -> tuple[Plan, Followed | None]:
-    """Return the walk to begin with, and what follows it; None where nothing does or nothing was measured.
+    """Return the walk to begin with, and what follows it; None where nothing was measured.
 
     Parameters
     ----------
@@ -275,8 +275,6 @@ def followed(
         widest = msgspec.structs.replace(
             plan, strategy="scan", ef=candidates, candidates=candidates, misses=plan.misses / 2
         )
-    if steps.wider == -math.inf:
-        return first, None
     return first, Followed(near.k, (steps.wider, steps.widest), (wider, widest))
 
 

@@ -59,6 +59,8 @@ class Road:
         """Return whether the engine answers so much; what is more is left to NumPy, or to a scan."""
         if scan:
             return 0 < k <= self._engine.MAX_K and self._among is not None
+        if self._among is not None and self.linked:  # the planner weighs such walks and scans
+            return 0 < k <= self._engine.MAX_K and ef <= len(self._among)
         ef = ef if self._among is None else self._among.wider(ef)
         return 0 < k <= self._engine.MAX_K and self._segment.rows > SCAN_ROWS_PER_EF * ef
 
