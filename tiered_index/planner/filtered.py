@@ -32,8 +32,8 @@ WALK_COST = 2.0
 
 LINKED_SCAN_ROWS_PER_EF = 30
 LINKED_WALK_COST = 1.0
-"""The same where rows are linked among themselves, to fewer others than rows are in the graph: walks of a
-beam took .7 to 1.05 times as long as among all of a million rows."""
+"""The same where rows are linked among themselves, to fewer others than rows are in the graph: walks of
+ef=128 took 148 to 181 us under seven filters of a million rows, and 215 among all (no AVX-512)."""
 
 MAX_SCAN_ROWS_PER_EF = 2_500
 """Where few of the rows near the query match, a walk misses much, and so many are scanned."""
