@@ -189,8 +189,11 @@ def explain(
 def _follows(followed: Followed | None) -> list[Follows]:
     if followed is None:
         return []
-    both = zip(followed.least, followed.plans, strict=True)
-    return [Follows(place=followed.place, below=below, plan=plan) for below, plan in both if below > -inf]
+    ends = (followed.least[1], -inf)  # where one begins the next ends; one of no width is never done
+    steps = zip(followed.plans, followed.least, ends, strict=True)
+    return [
+        Follows(place=followed.place, below=below, plan=plan) for plan, below, end in steps if below > end
+    ]
 
 
 def _actual(

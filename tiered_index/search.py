@@ -64,10 +64,10 @@ def search(
         Of shape (n, min(k, rows)); fewer where the deadline came before so many were rescored.
     """
     scope = snapshot.scope if scope is None else scope
-    shared = len(queries) == 1 and scope.road is not None and followed is None
-    if shared and scope.road is not None and wants_share(plan, snapshot.rows, scope.rows):
+    road = scope.road if len(queries) == 1 and followed is None else None
+    if road is not None and wants_share(plan, snapshot.rows, scope.rows):
         prefix = snapshot.prefixes(queries, plan.prefix_dim)[0]
-        share = scope.road.share_near(prefix)
+        share = road.share_near(prefix)
         plan = by_share(
             plan,
             k,
@@ -76,7 +76,7 @@ def search(
             scope.rows,
             among,
             may_scan=not limits.call_ns,
-            linked=scope.road.linked,
+            linked=road.linked,
         )
     hits = _once(
         snapshot, scope, queries, k, plan, started, limits, 0 if followed is None else followed.place

@@ -231,11 +231,15 @@ class SketchBuilder:
         """Call `sink` with the bytes of the file."""
         form = self._form
         sink(_HEADER.pack(_MAGIC, self._rows, form.prefix_dim, form.dims, form.bits, form.unit))
-        with disk_errors(f"{self._folder}: sketches cannot be read again"):
+        with disk_errors(f"{self._folder}: sketches cannot be kept"):
             self._records.seek(0)
-            while part := self._records.read(_IN_MEMORY_BYTES):
-                sink(part)
+        while part := self._next():
+            sink(part)
         self.close()
+
+    def _next(self) -> bytes:
+        with disk_errors(f"{self._folder}: sketches cannot be read again"):
+            return self._records.read(_IN_MEMORY_BYTES)
 
     def close(self) -> None:
         """Let go of the records."""

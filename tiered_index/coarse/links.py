@@ -58,7 +58,7 @@ def links_bytes(total: int, rows: int, degree: int) -> int:
 
 
 def _kept(degree: int) -> int:
-    return max(degree * 2 // 3, 1)
+    return degree * 2 // 3
 
 
 def link(
@@ -92,7 +92,7 @@ def link(
     places = np.zeros(total, np.int32)
     places[rows] = np.arange(len(rows), dtype=np.int32)
     links = np.empty((len(rows), _kept(degree)), np.int32)
-    considered = max(degree * 4 // 3, degree)
+    considered = degree * 4 // 3
     met = np.full(total, -1, np.int32)
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         if not going_on():
