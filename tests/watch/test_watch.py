@@ -371,7 +371,11 @@ def test_without_a_calibration_there_is_none(filled: ti.Index, queries: np.ndarr
 
 
 def test_floors_are_kept_by_queries_that_are_harder(large: Path) -> None:
-    """The same floor, before and after what was watched corrected the planner."""
+    """The same floor, before and after what was watched corrected the planner.
+
+    Which plan is the fastest depends on the machine, and with it what it misses at first: so what is
+    found is compared with what was promised.
+    """
     vectors = matryoshka_vectors(6_000, DIM, seed=1, decay=0.3)
     hard = kind(1_000, 4, noise=0.14)
     truth, _ = exact_top_k(vectors, hard, 10)
@@ -379,7 +383,8 @@ def test_floors_are_kept_by_queries_that_are_harder(large: Path) -> None:
     with ti.open(large, mode="r") as index:
         first = [index.search(query, min_recall=floor) for query in hard]
         before = recall_at_k([result.ids for result in first], truth)
-        assert before < floor - 0.03  # the queries are harder than calibration's
+        promised = index.explain(min_recall=floor).expected.recall
+        assert before < promised - 0.03  # the queries are harder than calibration's
         watch = still(index)
         for part in np.array_split(hard, 20):
             for query in part:
@@ -389,8 +394,9 @@ def test_floors_are_kept_by_queries_that_are_harder(large: Path) -> None:
         assert max(high for _, high in watch.report().corrected.values()) > 2.0
         after = [index.search(query, min_recall=floor) for query in hard]
         assert {result.plan.strategy for result in after} == {"graph"}
-        assert recall_at_k([result.ids for result in after], truth) >= floor - 0.01
-        assert index.explain(min_recall=floor).expected.recall == pytest.approx(floor, abs=0.03)
+        kept = recall_at_k([result.ids for result in after], truth)
+        assert kept >= floor - 0.01
+        assert index.explain(min_recall=floor).expected.recall == pytest.approx(kept, abs=0.03)
 
 
 def test_where_no_plan_keeps_the_floor_every_vector_is_scored(large: Path) -> None:
