@@ -64,6 +64,8 @@ def search(
         Of shape (n, min(k, rows)); fewer where the deadline came before so many were rescored.
     """
     scope = snapshot.scope if scope is None else scope
+    if not scope.rows:
+        return _nothing(len(queries), plan, started)
     road = scope.road if len(queries) == 1 and followed is None else None
     if road is not None and wants_share(plan, snapshot.rows, scope.rows):
         prefix = snapshot.prefixes(queries, plan.prefix_dim)[0]
@@ -95,6 +97,21 @@ def search(
         before, hits = hits.stats, _once(snapshot, scope, queries, k, plan, started, limits)
         hits = hits._replace(stats=before.added(hits.stats))
     return hits
+
+
+def _nothing(queries: int, plan: Plan, started: float) -> Hits:
+    """Return no rows of none."""
+    stats = SearchStats(
+        total_ms=(perf_counter() - started) * 1e3,
+        coarse_ms=0.0,
+        rescore_ms=0.0,
+        queries=queries,
+        parts_walked=0,
+        parts_scanned=0,
+        rows_read=0,
+        bytes_read=0,
+    )
+    return Hits(np.empty((queries, 0), np.int64), np.empty((queries, 0), np.float32), plan, stats)
 
 
 def _once(

@@ -19,6 +19,7 @@ class Adapter(qdrant.Adapter, Filtered):
     which is advised for strict filters that are joined, should recall drop.
     """
 
+    FULL_SCAN_KB = 10_000  # the default: a graph of its own for each value that more rows have
     INDEXES: ClassVar[Setting] = {
         "category": "keyword",
         "month": "integer",

@@ -20,6 +20,8 @@ class Adapter(Peer):
 
     PACKAGE = "qdrant-edge-py"
     WRITE = "update() of one point, and flush()"
+    FULL_SCAN_KB = _INDEX_FROM_KB
+    """Of the vectors that are scored one by one, rather than by a graph."""
 
     def settings(self, k: int, rows: int) -> list[Setting]:  # noqa: ARG002
         """Return beams and factors of oversampling; binary codes need more of it."""
@@ -54,7 +56,7 @@ class Adapter(Peer):
             ),
             hnsw_config=qe.HnswIndexConfig(
                 **self.BUILT_WITH,
-                full_scan_threshold=_INDEX_FROM_KB,
+                full_scan_threshold=self.FULL_SCAN_KB,
                 max_indexing_threads=self.cores,
                 memory=qe.Memory.Cached,
             ),
