@@ -167,6 +167,30 @@ def test_a_walk_whose_best_are_not_near_enough_is_followed_by_another(
             assert one.stats.distances > only.stats.distances
 
 
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("floor", [None, 0.93])
+@pytest.mark.parametrize("most", [0.45, 0.05])
+def test_queries_asked_together_are_answered_as_one_by_one(
+    index: ti.Index, data: tuple, most: float, floor: float | None, linked: bool
+) -> None:
+    index.filter_links_mb = None if linked else 0
+    where = {"share": {"$lt": most}}
+    assert index.warm(where) == (linked and most > 0.1)
+    queries = hard_and_easy(data, np.array(index.get(where=where)["id"]))
+    alone = [index.search(query, where=where, min_recall=floor, strict=True) for query in queries]
+    together = index.search(queries, where=where, min_recall=floor)
+    assert together.ids.tolist() == [one.ids.tolist() for one in alone]
+    np.testing.assert_allclose(together.scores, [one.scores for one in alone], atol=1e-5)
+    assert together.plan in [one.plan for one in alone]
+    assert together.complete
+    assert together.estimated_recall == pytest.approx(np.mean([one.estimated_recall for one in alone]))
+    assert together.stats.queries == len(queries)
+    assert together.stats.rows_read >= sum(one.stats.rows_read for one in alone)
+    assert together.stats.total_ms > together.stats.coarse_ms > 0.0
+    if linked and most > 0.1:
+        assert len({one.plan for one in alone}) > 1
+
+
 def test_plans_by_links_rest_on_what_was_measured_by_links(index: ti.Index) -> None:
     snapshot, planning, budget = index.snapshot(), index._planning, ti.Budget(min_recall=0.9)
     known = measured(index)

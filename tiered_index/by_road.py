@@ -72,7 +72,14 @@ def enough_of(plan: Plan, k: int, rows: int) -> int:
 
 
 def many_by_road(
-    snapshot: Snapshot, scope: Scope, queries: Floats, k: int, plan: Plan, started: float, limits: Limits
+    snapshot: Snapshot,
+    scope: Scope,
+    queries: Floats,
+    k: int,
+    plan: Plan,
+    started: float,
+    limits: Limits,
+    place: int = 0,
 ) -> Hits | None:
     """Answer several queries compiled, with all cores; None where one of them found too little."""
     road, scan = scope.road, plan.strategy == "scan"
@@ -89,6 +96,7 @@ def many_by_road(
         scan=scan,
         patience=plan.early_stop,
         few=plan.misses,
+        place=place,
         walk_deadline_ns=limits.walk_ns,
         deadline_ns=limits.call_ns,
         cold=limits.cold,
@@ -103,7 +111,8 @@ def many_by_road(
         _stats(snapshot, found, len(queries), started, scan=scan),
         late=found.late,
         margin=float(found.margins.mean()),
-        missed=float(found.missed.mean()),
+        missed=found.missed,
+        nearness=found.nearness,
     )
 
 

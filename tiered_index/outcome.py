@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from tiered_index.decision import Decision
 from tiered_index.planner import filtered as filtering
 from tiered_index.planner.choose import Chooser
@@ -75,13 +77,21 @@ class Outcome:
     @property
     def estimated_recall(self) -> float | None:
         """The recall to expect of such an answer; None where nothing is known."""
-        decision, hits = self._decision, self.hits
+        return self._expected(self.hits)
+
+    def _expected(self, hits: Hits) -> float | None:
+        if hits.parts:
+            counts, expected = zip(
+                *((count, self._expected(part)) for count, part in hits.parts), strict=True
+            )
+            return None if None in expected else float(np.average(expected, weights=counts))
+        decision = self._decision
         if hits.plan.strategy == "exact":
             return 1.0
         counted = decision.plan.misses > 0.0 or decision.plan.candidates >= (decision.matches or 0)
         if decision.matches is not None and hits.plan.strategy == "scan" and counted and not hits.late:
             # every matching prefix was scored; of the candidates that were not rescored these are missed
-            missed = filtering.MISSES_SEEN * hits.missed
+            missed = filtering.MISSES_SEEN * float(np.mean(hits.missed))
             return 1.0 - min(missed / max(min(self._k, decision.matches), 1), 1.0)
         if decision.matches is not None and hits.plan.strategy == "graph" and decision.among is not None:
             known, scope = decision.among, (decision.rows, decision.matches)
@@ -90,7 +100,8 @@ class Outcome:
                 walked = filtering.expected(decision.plan, hits.plan, self._k, *scope, known, decision.relied)
             if walked is None or hits.late:
                 return None
-            return max(walked - filtering.MISSES_SEEN * hits.missed / self._k, 0.0)
+            missed = filtering.MISSES_SEEN * float(np.mean(hits.missed))
+            return max(walked - missed / self._k, 0.0)
         if decision.prediction is None or self._chooser is None:
             return None
         predicted = decision.prediction.recall

@@ -214,7 +214,7 @@ class Planning:
                     walk_ms,
                     linked=linked,
                 )
-                if linked and among is not None and one_ms is None and queries == 1:
+                if linked and among is not None and one_ms is None:
                     kept = floor is not None
                     recall = (
                         filtering.recall_without(without, k, among)

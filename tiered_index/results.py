@@ -60,7 +60,9 @@ class Hits(NamedTuple):
     `late`: the deadline came first. `margin`: standard deviations between the k-th best score and what was
     rescored last. `missed`: how many of the best k are expected among the candidates that were not rescored,
     where the plan asks for that. `nearness`: the prefix score of one of the best that a walk among the rows
-    of a filter found, which tells whether another follows; inf where that was not asked.
+    of a filter found, which tells whether another follows; inf where that was not asked. Both are one number
+    or one a query. `parts`: where queries went different ways, how many of them went each, and what they
+    found.
     """
 
     addresses: NDArray[np.int64]
@@ -69,8 +71,15 @@ class Hits(NamedTuple):
     stats: SearchStats
     late: bool = False
     margin: float = 0.0
-    missed: float = 0.0
-    nearness: float = math.inf
+    missed: float | NDArray[np.float64] = 0.0
+    nearness: float | NDArray[np.float64] = math.inf
+    parts: tuple[tuple[int, Hits], ...] = ()
+
+    def of(self, asked: NDArray[np.bool_]) -> Hits:
+        """Return what some of the queries found."""
+        missed, nearness = (np.broadcast_to(told, len(asked))[asked] for told in (self.missed, self.nearness))
+        addresses, scores = self.addresses[asked], self.scores[asked]
+        return self._replace(addresses=addresses, scores=scores, missed=missed, nearness=nearness)
 
 
 class Became(Protocol):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from time import perf_counter
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tiered_index.by_road import by_road, many_by_road
 from tiered_index.full.rescore import Scorer
@@ -16,9 +18,12 @@ from tiered_index.planner.filtered import Followed, by_share, wants_share
 from tiered_index.planner.plan import Plan
 from tiered_index.rescoring import Addresses, Candidates, by_sketch, rescore
 from tiered_index.results import Hits, SearchStats
+from tiered_index.storage.road import Road
 from tiered_index.storage.scope import Scope
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats
+
+Places = NDArray[np.int64]
 
 _WIDER = 4
 """So many times the candidates are read where the first were not enough to be sure."""
@@ -66,37 +71,98 @@ def search(
     scope = snapshot.scope if scope is None else scope
     if not scope.rows:
         return _nothing(len(queries), plan, started)
-    road = scope.road if len(queries) == 1 and followed is None else None
-    if road is not None and wants_share(plan, snapshot.rows, scope.rows):
-        prefix = snapshot.prefixes(queries, plan.prefix_dim)[0]
+    place = 0 if followed is None else followed.place
+    search = _Search(snapshot, scope, queries, k, started, limits, place)
+    if followed is not None:
+        return _follow(search, plan, followed)
+    if scope.road is None or not wants_share(plan, snapshot.rows, scope.rows):
+        return search.enough(plan, np.arange(len(queries)))
+    return _each_by_share(search, scope.road, plan, among)
+
+
+class _Search(NamedTuple):
+    """What is asked, but for the plan."""
+
+    snapshot: Snapshot
+    scope: Scope
+    queries: Floats
+    k: int
+    started: float
+    limits: Limits
+    place: int
+
+    def once(self, plan: Plan, asked: Places) -> Hits:
+        """Answer some of the queries."""
+        queries = self.queries if len(asked) == len(self.queries) else self.queries[asked]
+        rest = self.k, plan, self.started, self.limits, self.place
+        return _once(self.snapshot, self.scope, queries, *rest)
+
+    def enough(self, plan: Plan, asked: Places) -> Hits:
+        """Answer some of the queries, and again where a scan read too little to be sure."""
+        hits = self.once(plan, asked)
+        if hits.late or hits.plan.strategy != "scan" or plan.misses == 0.0:
+            return hits
+        # what was asked has little to do with these rows: their prefixes tell little
+        again = np.broadcast_to(hits.missed, len(asked)) > plan.misses
+        if plan.candidates >= self.scope.rows or not again.any():
+            return hits
+        wider = min(_WIDER * plan.candidates, self.scope.rows)
+        more = self.enough(msgspec.structs.replace(plan, ef=wider, candidates=wider), asked[again])
+        parts = [(np.flatnonzero(~again), hits.of(~again)), (np.flatnonzero(again), more)]
+        return _joined(parts, [hits.stats, more.stats])
+
+
+def _follow(search: _Search, plan: Plan, followed: Followed) -> Hits:
+    """Walk, and search again for the queries whose best are not near enough."""
+    every = np.arange(len(search.queries))
+    first = search.once(plan, every)
+    steps = followed.steps(np.broadcast_to(first.nearness, len(every)))
+    if first.late or not steps.any():
+        return first
+    parts = [(every[steps == 0], first.of(steps == 0))]
+    for step, wider in enumerate(followed.plans, 1):
+        asked = every[steps == step]
+        if len(asked):
+            parts.append((asked, search.enough(wider, asked)))
+    return _joined(parts, [first.stats, *(hits.stats for _, hits in parts[1:])])
+
+
+def _each_by_share(search: _Search, road: Road, plan: Plan, among: Among | None) -> Hits:
+    """Search for each query in the way that suits the share of the rows near it that may be found."""
+    rows, found = search.snapshot.rows, search.scope.rows
+    may_scan = not search.limits.call_ns
+    asked: dict[Plan, list[int]] = {}
+    for i, prefix in enumerate(search.snapshot.prefixes(search.queries, plan.prefix_dim)):
         share = road.share_near(prefix)
-        plan = by_share(
-            plan,
-            k,
-            share,
-            snapshot.rows,
-            scope.rows,
-            among,
-            may_scan=not limits.call_ns,
-            linked=road.linked,
-        )
-    hits = _once(
-        snapshot, scope, queries, k, plan, started, limits, 0 if followed is None else followed.place
+        its = by_share(plan, search.k, share, rows, found, among, may_scan=may_scan, linked=road.linked)
+        asked.setdefault(its, []).append(i)
+    parts = [(np.array(places), search.enough(its, np.array(places))) for its, places in asked.items()]
+    return _joined(parts, [hits.stats for _, hits in parts])
+
+
+def _joined(parts: list[tuple[Places, Hits]], stats: list[SearchStats]) -> Hits:
+    """Put answers to some queries each together, which came one after the other."""
+    parts = [(asked, hits) for asked, hits in parts if len(asked)]
+    took = reduce(SearchStats.added, stats)
+    if len(parts) == 1:
+        return parts[0][1]._replace(stats=took)
+    counts = [len(asked) for asked, _ in parts]
+    n, k = sum(counts), min(hits.addresses.shape[1] for _, hits in parts)
+    addresses, scores = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
+    missed = np.empty(n)
+    for asked, hits in parts:
+        addresses[asked], scores[asked] = hits.addresses[:, :k], hits.scores[:, :k]
+        missed[asked] = hits.missed
+    return Hits(
+        addresses,
+        scores,
+        parts[int(np.argmax(counts))][1].plan,
+        msgspec.structs.replace(took, queries=n),
+        late=any(hits.late for _, hits in parts),
+        margin=float(np.average([hits.margin for _, hits in parts], weights=counts)),
+        missed=missed,
+        parts=tuple((count, hits) for count, (_, hits) in zip(counts, parts, strict=True)),
     )
-    follows = None if followed is None or hits.late else followed.after(hits.nearness)
-    if follows is not None and followed is not None:
-        plan, before = follows, hits.stats
-        hits = _once(snapshot, scope, queries, k, plan, started, limits, followed.place)
-        hits = hits._replace(stats=before.added(hits.stats))
-    while hits.missed > plan.misses > 0.0 and not hits.late and plan.candidates < scope.rows:
-        if hits.plan.strategy != "scan":
-            break
-        # what was asked has little to do with these rows: their prefixes tell little, and more must be read
-        wider = min(_WIDER * plan.candidates, scope.rows)
-        plan = msgspec.structs.replace(plan, ef=wider, candidates=wider)
-        before, hits = hits.stats, _once(snapshot, scope, queries, k, plan, started, limits)
-        hits = hits._replace(stats=before.added(hits.stats))
-    return hits
 
 
 def _nothing(queries: int, plan: Plan, started: float) -> Hits:
@@ -129,7 +195,7 @@ def _once(
         if len(queries) == 1:
             hits = by_road(snapshot, scope, queries, k, plan, started, limits, place)
         else:
-            hits = many_by_road(snapshot, scope, queries, k, plan, started, limits)
+            hits = many_by_road(snapshot, scope, queries, k, plan, started, limits, place)
         if hits is not None:
             return hits
     coarse_started = perf_counter()
@@ -173,7 +239,7 @@ def _once(
         ),
         late=found.late or any(one.late for one in taken),
         margin=float(np.mean([one.margin for one in taken])) if taken else 0.0,
-        missed=float(np.mean([one.missed for one in taken])) if taken else 0.0,
+        missed=np.array([one.missed for one in taken]),
     )
 
 

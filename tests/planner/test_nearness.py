@@ -103,7 +103,6 @@ def test_what_follows_is_wider_or_a_scan() -> None:
     first, after = follow(400_000)
     assert after is not None
     assert (first.strategy, first.ef, first.candidates) == ("graph", 240, 240)
-    wider, widest = after.plans
     assert [(one.strategy, one.ef) for one in after.plans] == [("graph", 720), ("graph", 1_920)]
     scanned = LINKED_SCAN_ROWS_PER_EF * WIDEST * first.ef
     for matches, strategy in ((scanned, "scan"), (scanned + LINKED_SCAN_ROWS_PER_EF, "graph")):
@@ -112,12 +111,9 @@ def test_what_follows_is_wider_or_a_scan() -> None:
         assert after.plans[1].strategy == strategy
     assert after is not None
     wide, low = after.least
-    assert after.after(wide) is None
-    assert after.after(math.nextafter(wide, 0.0)) == wider
-    assert after.after(math.nextafter(low, 0.0)) == after.plans[1]
-    assert after.after(-math.inf) == after.plans[1]
-    assert after.after(math.inf) is None
-    assert widest.misses == PLAN.misses
+    near = [math.inf, wide, math.nextafter(wide, 0.0), low, math.nextafter(low, 0.0), -math.inf]
+    assert after.steps(np.array(near)).tolist() == [0, 0, 1, 1, 2, 2]
+    assert {one.misses for one in after.plans} == {PLAN.misses}
 
 
 def test_a_floor_is_kept_under_harder_filters_too() -> None:

@@ -14,6 +14,8 @@ import math
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from tiered_index.planner.among import DENSE, FAR, NEAR, Among, Kind
 from tiered_index.planner.nearness import WIDER, WIDEST, steps_for
@@ -100,10 +102,10 @@ class Followed(NamedTuple):
     least: tuple[float, float]
     plans: tuple[Plan, Plan]
 
-    def after(self, nearness: float) -> Plan | None:
-        """Return what follows a walk; None where its answer will do."""
+    def steps(self, nearness: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return of walks which plan follows, from 1; 0 where the answer will do."""
         wider, widest = self.least
-        return self.plans[nearness < widest] if nearness < wider else None
+        return np.add(nearness < wider, nearness < widest, dtype=np.int64)
 
 
 def walk_floor(floor: float) -> float:
@@ -323,11 +325,13 @@ def recall_without(plan: Plan, k: int, known: Among) -> float:
     return known.everywhere_at(_measured_ef(plan.ef, k, known))
 
 
-def expected_when_near(done: Plan, k: int, nearness: float, known: Among) -> float | None:
-    """Return the recall to expect of a walk by links whose best are so near; None if that is not known."""
-    if known.nearness is None or nearness == math.inf:
+def expected_when_near(
+    done: Plan, k: int, nearness: float | NDArray[np.float64], known: Among
+) -> float | None:
+    """Return the recall to expect of walks by links whose best are so near; None if that is not known."""
+    if known.nearness is None or np.any(np.asarray(nearness) == math.inf):
         return None
-    return 1.0 - float(known.nearness.missed(_measured_ef(done.ef, k, known), nearness))
+    return 1.0 - float(known.nearness.missed(_measured_ef(done.ef, k, known), nearness).mean())
 
 
 def fixed(plan: Plan, matches: int, *, linked: bool = False) -> Plan:
