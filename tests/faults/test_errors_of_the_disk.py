@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import pytest
 
 import tiered_index as ti
@@ -501,8 +502,9 @@ def _leave(path: Path, room: int) -> None:
     path.write_bytes(bytes(free.f_bavail * free.f_frsize - room))
 
 
-def _texts(rows: Content) -> dict[str, list[str]]:
-    return {"text": [seeded(row).randbytes(1_000).hex() for row in rows]}
+def _with_texts(rows: Content) -> tuple[list[int], np.ndarray, dict[str, Any]]:
+    ids, vectors, columns = arguments(rows)
+    return ids, vectors, {**columns, "text": [seeded(row).randbytes(1_000).hex() for row in rows]}
 
 
 @pytest.mark.slow
@@ -512,7 +514,7 @@ def test_every_size_of_a_full_disk(
 ) -> None:
     before, more = rows_of(range(20)), rows_of(range(20, 60))
     calls: dict[str, tuple[Callable[[Index], object], Content]] = {
-        "add": (lambda index: index.add(*arguments(more), metadata=_texts(more)), {**before, **more}),
+        "add": (lambda index: index.add(*_with_texts(more)), {**before, **more}),
         "delete": (lambda index: index.delete([1, 2]), _without(before, 1, 2)),
         "optimize": (lambda index: index.optimize(), before),
     }
@@ -523,7 +525,7 @@ def test_every_size_of_a_full_disk(
     while full:
         with open_with(Files(), path) as index:
             for rows in (rows_of(range(10)), rows_of(range(10, 20))):
-                index.add(*arguments(rows), metadata=_texts(rows))
+                index.add(*_with_texts(rows))
             _leave(filler, trials * STEP)
             trials += 1
             try:
