@@ -58,7 +58,7 @@ class Worker:
             "version": version(package),
             "python": sys.version.split()[0],
             "writes": self._peer.WRITE,
-            "built_with": self._peer.BUILT_WITH,
+            "built_with": self._peer.built_with,
             "import_ms": self._import_ms,
             "memory_mb": memory_mb(),
         }

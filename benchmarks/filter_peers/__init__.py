@@ -35,6 +35,12 @@ PEERS = {
         "Qdrant Edge, the same with ACORN", "Qdrant Edge", "qdrant", {"code": "int8", "acorn": True}
     ),
     "zvec": System("Zvec HNSW, inverted indexes", "Zvec", "zvec_hnsw", {"code": "float32"}),
+    "zvec-light": System(  # for a million rows, where the defaults (m=50, ef_construction=500) take hours
+        "Zvec HNSW of 16 links, inverted indexes",
+        "Zvec",
+        "zvec_hnsw",
+        {"code": "float32", "built_with": {"m": 16, "ef_construction": 200}},
+    ),
 }
 
 

@@ -46,7 +46,7 @@ class Worker:
     def hello(self) -> Answer:
         """Return what the peer is and how it is built."""
         package = self._peer.PACKAGE
-        built = {"graph": self._peer.BUILT_WITH, "columns": self._peer.INDEXES}
+        built = {"graph": self._peer.built_with, "columns": self._peer.INDEXES}
         return {"package": package, "version": version(package), "built_with": built}
 
     def build(self) -> Answer:

@@ -92,6 +92,11 @@ class Peer(ABC):
         self.cores = cores
         self.options = options
 
+    @property
+    def built_with(self) -> Setting:
+        """:attr:`BUILT_WITH`, and what the options say otherwise."""
+        return {**self.BUILT_WITH, **self.options.get("built_with", {})}
+
     @abstractmethod
     def settings(self, k: int, rows: int) -> list[Setting]:
         """Return the grid: keyword arguments of :meth:`searcher`."""

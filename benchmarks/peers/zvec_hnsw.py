@@ -48,9 +48,9 @@ class Adapter(Peer):
     def _index(self) -> Any:
         metric = zvec.MetricType.IP
         if self.options["code"] == "rabitq":
-            return zvec.HnswRabitqIndexParam(metric, total_bits=7, num_clusters=16, **self.BUILT_WITH)
+            return zvec.HnswRabitqIndexParam(metric, total_bits=7, num_clusters=16, **self.built_with)
         code = zvec.QuantizeType.INT8 if self.options["code"] == "int8" else zvec.QuantizeType.UNDEFINED
-        return zvec.HnswIndexParam(metric, quantize_type=code, **self.BUILT_WITH)
+        return zvec.HnswIndexParam(metric, quantize_type=code, **self.built_with)
 
     def open(self, *, mapped: bool) -> None:  # noqa: ARG002 - it is mapped always
         """Open the collection to read: only so the quick form of a query can be had."""
