@@ -13,6 +13,7 @@ import pytest
 
 import tiered_index as ti
 from tiered_index.compiled import DISABLE, OTHERWISE
+from tiered_index.planner.plan import EXACT
 from tiered_index.prepared import PreparedSearches
 from tiered_index.storage.segment import LOOKUP_FILE
 from tiered_index.testing import exact_top_k, matryoshka_vectors
@@ -250,7 +251,7 @@ def test_what_is_asked_may_change(make: Callable[..., ti.Index], data: tuple) ->
     index.calibrate(data[1], k=(10,), seconds=2.0)
     query = data[1][0]
     seen = []
-    for floor in (0.7, 0.99):
+    for floor in (0.7, 0.99, 1.0):  # the first two may be kept by the same plan, if that is the fastest
         index.budget = ti.Budget(min_recall=floor)
         index.profiles = {"one": ti.Budget(min_recall=floor)}
         planned = index.explain(query).plan
@@ -259,7 +260,8 @@ def test_what_is_asked_may_change(make: Callable[..., ti.Index], data: tuple) ->
             if result.plan.strategy == "graph":
                 assert result.plan == planned
             seen.append(result.plan)
-    assert seen[0] == seen[1] != seen[2] == seen[3]
+    assert seen[::2] == seen[1::2]
+    assert seen[0] != seen[4] == EXACT
     index.budget = None
     assert index.search(query).plan.early_stop == 0
 
