@@ -187,6 +187,7 @@ def test_queries_asked_together_are_answered_as_one_by_one(
     assert together.stats.queries == len(queries)
     assert together.stats.rows_read >= sum(one.stats.rows_read for one in alone)
     assert together.stats.total_ms > together.stats.coarse_ms > 0.0
+    assert index.search(queries[:0], where=where, min_recall=floor).ids.shape == (0, 10)
     if linked and most > 0.1:
         assert len({one.plan for one in alone}) > 1
 

@@ -75,7 +75,7 @@ def search(
     search = _Search(snapshot, scope, queries, k, started, limits, place)
     if followed is not None:
         return _follow(search, plan, followed)
-    if scope.road is None or not wants_share(plan, snapshot.rows, scope.rows):
+    if scope.road is None or not len(queries) or not wants_share(plan, snapshot.rows, scope.rows):
         return search.enough(plan, np.arange(len(queries)))
     return _each_by_share(search, scope.road, plan, among)
 
