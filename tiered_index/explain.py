@@ -189,7 +189,7 @@ def explain(
 def _follows(followed: Followed | None) -> list[Follows]:
     if followed is None:
         return []
-    ends = (followed.least[1], -inf)  # where one begins the next ends; one of no width is never done
+    ends = (*followed.least[1:], -inf)  # where one begins the next ends; one of no width is never done
     steps = zip(followed.plans, followed.least, ends, strict=True)
     return [
         Follows(place=followed.place, below=below, plan=plan) for plan, below, end in steps if below > end

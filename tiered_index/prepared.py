@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.by_road import enough_of
-from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, HARD, HARDER, NONE_NEAR
+from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, NONE_NEAR
 from tiered_index.compiled.answered import TooFar
-from tiered_index.compiled.layout import TOOK
+from tiered_index.compiled.layout import NEARNESS, TOOK
 from tiered_index.config import Budget
 from tiered_index.decision import Decision
 from tiered_index.outcome import Outcome, learn
@@ -91,9 +91,9 @@ class Prepared:
         if plan.strategy == "exact":
             return
         if followed is not None:
-            self._answer = self._prepared(snapshot, plan, least=followed.least)
-            for code, wider in zip((HARD, HARDER), followed.plans, strict=True):
-                self._wider[code] = wider, self._prepared(snapshot, wider)
+            self._answer = self._prepared(snapshot, plan, least=followed.least[0])
+            for step, wider in enumerate(followed.plans, 1):
+                self._wider[step] = wider, self._prepared(snapshot, wider)
             return
         least, far = shares(plan, *rows)
         self._answer = self._prepared(snapshot, plan, shares=(least, far))
@@ -109,7 +109,7 @@ class Prepared:
         plan: Plan,
         *,
         shares: tuple[float, float] = (0.0, 0.0),
-        least: tuple[float, float] = (-math.inf, -math.inf),
+        least: float = -math.inf,
     ) -> Callable[..., Any] | None:
         config, scope, road = snapshot.config, self._scope, self._scope.road
         followed = self._decision.followed
@@ -140,8 +140,9 @@ class Prepared:
             return None
         self._calls += 1
         found, walked = answer(query, started_ns), None
-        if type(found) is TooFar:
-            found, walked = found
+        if type(found) is TooFar and self._decision.followed is not None:
+            walked = found.told
+            found = int(self._decision.followed.steps(walked[NEARNESS]))
         if type(found) is int and found in self._wider:
             plan, answer = self._wider[found]
             if answer is None:

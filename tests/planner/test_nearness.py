@@ -73,10 +73,11 @@ def test_a_walk_that_never_misses_has_a_line_all_the_same() -> None:
 def test_no_more_is_missed_than_may_be(ef: float, scan: float, missed: float, most: float) -> None:
     steps = steps_for(LINE, ef, scan, missed, most * missed)
     assert steps.widest <= steps.wider
-    assert steps.scans == (scan <= WIDEST * ef)
+    scans = scan <= WIDEST * ef
+    assert steps.scan == (steps.widest if scans else -math.inf)
     scores = np.array(LINE.scores)
     first, wider, widest = (LINE.missed(times * ef, scores) for times in (1.0, WIDER, WIDEST))
-    if steps.scans:
+    if scans:
         widest = np.zeros_like(scores)
     done = np.where(scores < steps.widest, widest, np.where(scores < steps.wider, wider, first))
     if widest.mean() <= missed:
@@ -92,7 +93,19 @@ def test_hard_queries_are_walked_again_and_others_are_not() -> None:
     assert fewer.wider > steps.wider
     assert fewer.widest > steps.widest
     none = steps_for(LINE, 5_000.0, 1e9, 0.5, 1.0)
-    assert (none.wider, none.widest) == (-math.inf, -math.inf)
+    assert none == (-math.inf, -math.inf, -math.inf)
+
+
+@given(ef=st.floats(10, 5_000), scan=st.floats(1, 50_000), most=st.floats(1e-3, 1.0))
+def test_what_is_to_be_kept_is_scanned_for_where_no_walk_finds_it(
+    ef: float, scan: float, most: float
+) -> None:
+    steps = steps_for(LINE, ef, scan, 0.7 * most, most, kept=True)
+    assert steps.scan <= steps.widest <= steps.wider
+    scores = np.linspace(LINE.scores[0] - 0.2, LINE.scores[-1], 500)
+    first, wider, widest = (LINE.missed(times * ef, scores) for times in (1.0, WIDER, WIDEST))
+    walked = np.where(scores < steps.widest, widest, np.where(scores < steps.wider, wider, first))
+    assert np.all(walked[(scores >= steps.scan) & (scores < steps.widest)] <= most * 1.001)
 
 
 def follow(matches: int, recall: float = 0.95, k: int = 10, **more: bool) -> tuple[Plan, Followed | None]:
@@ -103,17 +116,21 @@ def test_what_follows_is_wider_or_a_scan() -> None:
     first, after = follow(400_000)
     assert after is not None
     assert (first.strategy, first.ef, first.candidates) == ("graph", 240, 240)
-    assert [(one.strategy, one.ef) for one in after.plans] == [("graph", 720), ("graph", 1_920)]
-    scanned = LINKED_SCAN_ROWS_PER_EF * WIDEST * first.ef
-    for matches, strategy in ((scanned, "scan"), (scanned + LINKED_SCAN_ROWS_PER_EF, "graph")):
+    assert [(one.strategy, one.ef) for one in after.plans[:2]] == [("graph", 720), ("graph", 1_920)]
+    assert after.plans[2].strategy == "scan"
+    wide, low, least = after.least
+    assert (wide > low, least) == (True, -math.inf)
+    near = [math.inf, wide, math.nextafter(wide, 0.0), low, math.nextafter(low, 0.0), -1e9]
+    assert after.steps(np.array(near)).tolist() == [0, 0, 1, 1, 2, 2]
+    walked = LINKED_SCAN_ROWS_PER_EF * WIDEST * first.ef
+    for matches, scans in ((walked, True), (walked + LINKED_SCAN_ROWS_PER_EF, False)):
         _, after = follow(matches)
         assert after is not None
-        assert after.plans[1].strategy == strategy
+        assert after.least[2] == (after.least[1] if scans else -math.inf)
+    _, after = follow(400_000, kept=True)  # where the widest walk may miss too much
     assert after is not None
-    wide, low = after.least
-    near = [math.inf, wide, math.nextafter(wide, 0.0), low, math.nextafter(low, 0.0), -math.inf]
-    assert after.steps(np.array(near)).tolist() == [0, 0, 1, 1, 2, 2]
-    assert {one.misses for one in after.plans} == {PLAN.misses}
+    assert -math.inf < after.least[2] < after.least[1]
+    assert [one.misses for one in after.plans] == [PLAN.misses, PLAN.misses, PLAN.misses / 2]
 
 
 def test_a_floor_is_kept_under_harder_filters_too() -> None:

@@ -25,7 +25,7 @@ OTHERWISE = -2
 FEWER_NEAR, FAR_FEWER_NEAR, NONE_NEAR = -3, -4, -5
 """Instead of an answer: fewer of the rows near the query may be found than the plan is for, or none."""
 
-HARD, HARDER = -6, -7
+HARD = -6
 """Instead of an answer: the best that the walk found are less near than it takes for the plan to do."""
 
 

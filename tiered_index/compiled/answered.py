@@ -16,13 +16,10 @@ class TooFar(NamedTuple):
 
     Attributes
     ----------
-    code : int
-        :data:`~tiered_index.compiled.HARD` or :data:`~tiered_index.compiled.HARDER`.
     told : ndarray of float64
         What it took, as said of an answer.
     """
 
-    code: int
     told: NDArray[np.float64]
 
 

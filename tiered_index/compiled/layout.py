@@ -105,8 +105,7 @@ SAFE_HIGH: Final = 3
 LEAST_NEAR: Final = 4  # share of rows near the query that must be among those that may be found, or 0
 MOST_MISSED: Final = 5  # what may be expected to be missed
 LEAST_FAR: Final = 6  # share of rows near the query below which it is far fewer
-LEAST_HARDER: Final = 7  # prefix score below which a query is harder than one below `LEAST`
-PREPARED_REALS: Final = 8
+PREPARED_REALS: Final = 7
 
 # What is said of an answer, float64
 MARGIN: Final = 0

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tiered_index.compiled import HARD, HARDER
+from tiered_index.compiled import HARD
 from tiered_index.compiled.answered import TooFar
 from tiered_index.compiled.kernels import kernels
 from tiered_index.compiled.layout import (
@@ -93,8 +93,8 @@ class Prepared:
         be for the plan, and below which it is far less; with a share of 0 it does not matter.
     place : int
         Which of the best that a walk finds tells how near they are, from 1; 0 for none.
-    least : (float, float)
-        The least that its prefix score must be for the plan, and below which a query is harder still.
+    least : float
+        The least that its prefix score must be for the plan.
     live, rows, seeds
         Which rows may be found; see :func:`tiered_index.compiled.engine.walk`.
     kept : object
@@ -121,7 +121,7 @@ class Prepared:
         directions: NDArray[np.float32] | None,
         near: tuple[int, int, tuple[float, float]],
         place: int,
-        least: tuple[float, float],
+        least: float,
         live: int = 0,
         rows: NDArray[np.int32] | None = None,
         seeds: NDArray[np.int64] | None = None,
@@ -148,7 +148,7 @@ class Prepared:
             fields[IDS] = numbers.ctypes.data
         certain = rows is None or not plan.misses or plan.candidates >= len(rows)
         most = np.inf if certain else plan.misses
-        reals = np.array([plan.misses, least[0], *safe, near_enough, most, far, least[1]])
+        reals = np.array([plan.misses, least, *safe, near_enough, most, far])
         fields[REALS] = reals.ctypes.data
         fields[FILES:] = np.array(files).reshape(-1)
         self._address = fields.ctypes.data
@@ -193,8 +193,8 @@ class Prepared:
         if found < k:
             if found == FAILED:
                 raise RuntimeError("compiled code ended with an error")
-            if found in (HARD, HARDER):
-                return TooFar(found, told)
+            if found == HARD:
+                return TooFar(told)
             if found < 0:
                 return found
             rows, ids, scores = rows[:found], ids[:found], scores[:found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, HARD, HARDER, NONE_NEAR, OTHERWISE
+from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, HARD, NONE_NEAR, OTHERWISE
 from tiered_index.compiled.answer import answer
 from tiered_index.compiled.beam import row_of
 from tiered_index.compiled.layout import (
@@ -34,7 +34,6 @@ from tiered_index.compiled.layout import (
     LATE,
     LEAST,
     LEAST_FAR,
-    LEAST_HARDER,
     LEAST_NEAR,
     LIVE,
     MARGIN,
@@ -280,7 +279,7 @@ def answer_prepared(search, room, given, started, rows, ids, scores, told):  # t
     for i in range(LATE, STATE_FIELDS):
         said[TOLD_LATE + i - LATE] = state[i]
     if found == TOO_FAR:
-        return HARDER if said[NEARNESS] < reals[LEAST_HARDER] else HARD
+        return HARD
     if not state[LATE] and (state[ROWS_READ] < fields[ENOUGH] or said[MISSED] > reals[MOST_MISSED]):
         return OTHERWISE
     if fields[IDS]:

@@ -92,20 +92,20 @@ class Followed(NamedTuple):
     ----------
     place : int
         Which of the best is looked at, from 1.
-    least : (float, float)
-        The least that its prefix score must be, and below which a query is harder still; not ascending.
-    plans : (Plan, Plan)
-        What follows for a hard query, and for one that is harder still.
+    least : (float, float, float)
+        Its prefix scores below which each plan follows; not ascending.
+    plans : (Plan, Plan, Plan)
+        What follows for a hard query, for one that is harder, and for one that is harder still.
     """
 
     place: int
-    least: tuple[float, float]
-    plans: tuple[Plan, Plan]
+    least: tuple[float, float, float]
+    plans: tuple[Plan, Plan, Plan]
 
-    def steps(self, nearness: NDArray[np.float64]) -> NDArray[np.int64]:
+    def steps(self, nearness: float | NDArray[np.float64]) -> NDArray[np.int64]:
         """Return of walks which plan follows, from 1; 0 where the answer will do."""
-        wider, widest = self.least
-        return np.add(nearness < wider, nearness < widest, dtype=np.int64)
+        below = np.asarray(nearness)[..., None] < np.array(self.least)
+        return np.asarray(below.sum(axis=-1))
 
 
 def walk_floor(floor: float) -> float:
@@ -270,14 +270,13 @@ def followed(
     first = _as_wide(plan, max(int(_FIRST * plan.ef), near.k), matches)
     ef, scan = (_measured_ef(beam, k, known) for beam in (first.ef, matches / LINKED_SCAN_ROWS_PER_EF))
     mean, most = (_MISSED_KEPT, _MOST_MISSED_KEPT) if kept else (_MISSED, _MOST_MISSED)
-    steps = steps_for(near, ef, scan, mean * (1.0 - recall), most * (1.0 - recall))
+    steps = steps_for(near, ef, scan, mean * (1.0 - recall), most * (1.0 - recall), kept=kept)
     wider, widest = (_as_wide(plan, times * first.ef, matches) for times in (WIDER, WIDEST))
-    if steps.scans:
-        candidates = min(max(plan.candidates, _SCANNED_CANDIDATES), matches)
-        widest = msgspec.structs.replace(
-            plan, strategy="scan", ef=candidates, candidates=candidates, misses=plan.misses / 2
-        )
-    return first, Followed(near.k, (steps.wider, steps.widest), (wider, widest))
+    candidates = min(max(plan.candidates, _SCANNED_CANDIDATES), matches)
+    scanned = msgspec.structs.replace(
+        plan, strategy="scan", ef=candidates, candidates=candidates, misses=plan.misses / 2
+    )
+    return first, Followed(near.k, steps, (wider, widest, scanned))
 
 
 def _as_wide(plan: Plan, ef: int, matches: int) -> Plan:

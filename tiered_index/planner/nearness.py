@@ -61,22 +61,25 @@ class Nearness(msgspec.Struct, frozen=True):
         line = self.base + self.by_ef * np.log(ef) + self.by_score * np.asarray(score, np.float64)
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(line, -50.0, 50.0))))
 
+    def score(self, ef: float, missed: float) -> float:
+        """Return the score below which a walk is expected to miss more than a share of the best."""
+        missed = min(missed, 1.0 - _LEAST_FOUND)
+        return (math.log(missed / (1.0 - missed)) - self.base - self.by_ef * math.log(ef)) / self.by_score
+
 
 class Steps(NamedTuple):
     """When a walk is followed by another.
 
     Attributes
     ----------
-    wider, widest : float
-        Prefix scores below which a walk of :data:`WIDER` times the beam follows, and of :data:`WIDEST` times;
-        the latter is not above the former, and either is -inf where none does.
-    scans : bool
-        Whether instead of the widest walk all matching rows are scanned.
+    wider, widest, scan : float
+        Prefix scores below which a walk of :data:`WIDER` times the beam follows, or of :data:`WIDEST` times,
+        or a scan of all matching rows; none is above the one before, and -inf where it never follows.
     """
 
     wider: float
     widest: float
-    scans: bool
+    scan: float
 
 
 def fit(k: int, efs: Sequence[float], scores: Sequence[float], recalls: Sequence[float]) -> Nearness | None:
@@ -123,7 +126,9 @@ def _logistic(terms: Floats, share: Floats) -> Floats:
 
 
 @lru_cache(maxsize=256)
-def steps_for(known: Nearness, ef: float, scan: float, missed: float, most: float) -> Steps:
+def steps_for(
+    known: Nearness, ef: float, scan: float, missed: float, most: float, *, kept: bool = False
+) -> Steps:
     """Return when to walk again, so that no more than `missed` of the best is missed on average.
 
     Averages are over the queries and filters that were measured. A second walk is done where the first is
@@ -139,6 +144,8 @@ def steps_for(known: Nearness, ef: float, scan: float, missed: float, most: floa
         What a scan takes, which misses nothing, as the beam of a walk that takes as long.
     missed, most : float
         Shares of the best, between 0 and 1.
+    kept : bool
+        Whether a scan follows, however long it takes, where the widest walk may miss more than `most`.
     """
     scores = np.array(known.scores)
     scans = scan <= WIDEST * ef
@@ -155,7 +162,10 @@ def steps_for(known: Nearness, ef: float, scan: float, missed: float, most: floa
         low, high = (low, worth) if enough else (worth, high)
     done = (costs + high * misses).argmin(axis=0)
     wider = _below(scores, done >= 1)
-    return Steps(wider, min(_below(scores, done == 2), wider), scans)
+    widest = min(_below(scores, done == 2), wider)
+    if scans:
+        return Steps(wider, widest, widest)
+    return Steps(wider, widest, min(known.score(WIDEST * ef, most), widest) if kept else -math.inf)
 
 
 def _below(scores: Floats, asked: NDArray[np.bool_]) -> float:

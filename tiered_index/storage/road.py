@@ -75,7 +75,7 @@ class Road:
         directions: NDArray[np.float32] | None,
         shares: tuple[float, float],
         place: int,
-        least: tuple[float, float],
+        least: float,
     ) -> Any:
         """Return what answers many queries one by one; see :mod:`tiered_index.compiled.engine`.
 
