@@ -75,7 +75,9 @@ def search(
     search = _Search(snapshot, scope, queries, k, started, limits, place)
     if followed is not None:
         return _follow(search, plan, followed)
-    if scope.road is None or not len(queries) or not wants_share(plan, snapshot.rows, scope.rows):
+    # to look around for one query after the other would take the time that many have together
+    looks = len(queries) == 1 or (len(queries) > 1 and not limits.call_ns)
+    if scope.road is None or not looks or not wants_share(plan, snapshot.rows, scope.rows):
         return search.enough(plan, np.arange(len(queries)))
     return _each_by_share(search, scope.road, plan, among)
 
