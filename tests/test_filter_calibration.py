@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,11 @@ import tiered_index as ti
 from tiered_index import calibrate_filters as filters
 from tiered_index.compiled import get_engine
 from tiered_index.exact import exact_among
+from tiered_index.limits import Limits
 from tiered_index.planner.among import Among
+from tiered_index.planner.plan import Plan
+from tiered_index.search import search
+from tiered_index.storage.road import Road
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
 DIM, ROWS = 48, 24_000
@@ -190,6 +195,28 @@ def test_queries_asked_together_are_answered_as_one_by_one(
     assert index.search(queries[:0], where=where, min_recall=floor).ids.shape == (0, 10)
     if linked and most > 0.1:
         assert len({one.plan for one in alone}) > 1
+
+
+@pytest.mark.parametrize(("queries", "deadline", "looks"), [(8, 0, 8), (8, 1, 0), (1, 1, 1)])
+def test_batches_with_a_deadline_do_not_look_around_for_each_query(
+    index: ti.Index,
+    data: tuple,
+    monkeypatch: pytest.MonkeyPatch,
+    queries: int,
+    deadline: int,
+    looks: int,
+) -> None:
+    index.filter_links_mb = 0
+    snapshot, looked = index.snapshot(), []
+    scope = snapshot.matching({"share": {"$lt": 0.45}}).scope
+    share_near = Road.share_near
+    monkeypatch.setattr(Road, "share_near", lambda *asked: looked.append(1) or share_near(*asked))
+    plan = Plan(strategy="graph", prefix_dim=24, ef=64, candidates=64, misses=0.2)
+    limits = Limits(call_ns=deadline * 2**62)  # far away
+    hits = search(snapshot, data[1][-queries:], 10, plan, perf_counter(), limits, scope)
+    assert len(looked) == looks
+    assert hits.addresses.shape == (queries, 10)
+    assert not hits.late
 
 
 def test_plans_by_links_rest_on_what_was_measured_by_links(index: ti.Index) -> None:

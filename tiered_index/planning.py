@@ -222,7 +222,7 @@ class Planning:
                         else filtering.walk_floor(floor)
                     )
                     scope = snapshot.rows, matches
-                    plan, followed = filtering.followed(plan, k, *scope, recall, among, kept=kept)
+                    plan, followed = filtering.followed(plan, k, *scope, recall, among, without, kept=kept)
             if plan.strategy == "scan" and chooser is not None:
                 concern = None  # it was that of a walk among all rows
         limits = NO_LIMITS

@@ -27,6 +27,7 @@ KNOWN = Among(
     10, ((16, 0.8), (128, 0.95), (1024, 0.99)), {"sparse": ((24, 0.7), (768, 0.98))}, 1.0, 1e-5, LINE
 )
 PLAN = Plan(strategy="graph", prefix_dim=256, ef=200, candidates=200, misses=0.2)
+ALL = msgspec.structs.replace(PLAN, ef=100, candidates=100)
 
 
 def walks(line: Nearness, count: int = 4_000, seed: int = 3) -> tuple[list[float], list[float], list[float]]:
@@ -109,14 +110,14 @@ def test_what_is_to_be_kept_is_scanned_for_where_no_walk_finds_it(
 
 
 def follow(matches: int, recall: float = 0.95, k: int = 10, **more: bool) -> tuple[Plan, Followed | None]:
-    return followed(PLAN, k, ROWS, matches, recall, KNOWN, **{"kept": False, **more})
+    return followed(PLAN, k, ROWS, matches, recall, KNOWN, ALL, **{"kept": False, **more})
 
 
 def test_what_follows_is_wider_or_a_scan() -> None:
     first, after = follow(400_000)
     assert after is not None
-    assert (first.strategy, first.ef, first.candidates) == ("graph", 240, 240)
-    assert [(one.strategy, one.ef) for one in after.plans[:2]] == [("graph", 720), ("graph", 1_920)]
+    assert (first.strategy, first.ef, first.candidates) == ("graph", 165, 165)  # of all rows' beam
+    assert [(one.strategy, one.ef) for one in after.plans[:2]] == [("graph", 495), ("graph", 1_320)]
     assert after.plans[2].strategy == "scan"
     wide, low, least = after.least
     assert (wide > low, least) == (True, -math.inf)
@@ -127,7 +128,8 @@ def test_what_follows_is_wider_or_a_scan() -> None:
         _, after = follow(matches)
         assert after is not None
         assert after.least[2] == (after.least[1] if scans else -math.inf)
-    _, after = follow(400_000, kept=True)  # where the widest walk may miss too much
+    kept, after = follow(400_000, kept=True)  # where the widest walk may miss too much
+    assert kept == PLAN  # wide enough for the floor
     assert after is not None
     assert -math.inf < after.least[2] < after.least[1]
     assert [one.misses for one in after.plans] == [PLAN.misses, PLAN.misses, PLAN.misses / 2]
@@ -143,15 +145,15 @@ def test_a_floor_is_kept_under_harder_filters_too() -> None:
 def test_where_nothing_was_measured_nothing_follows() -> None:
     without = msgspec.structs.replace(KNOWN, nearness=None)
     for known in (None, without):
-        assert followed(PLAN, 10, ROWS, 400_000, 0.95, known, kept=False) == (PLAN, None)
+        assert followed(PLAN, 10, ROWS, 400_000, 0.95, known, ALL, kept=False) == (PLAN, None)
     assert follow(600_000) == (PLAN, None)  # a walk among most rows hardly notices
     scan = msgspec.structs.replace(PLAN, strategy="scan")
-    assert followed(scan, 10, ROWS, 400_000, 0.95, KNOWN, kept=False) == (scan, None)
+    assert followed(scan, 10, ROWS, 400_000, 0.95, KNOWN, ALL, kept=False) == (scan, None)
 
 
 def test_the_beam_holds_the_one_that_is_looked_at() -> None:
     narrow = msgspec.structs.replace(PLAN, ef=4, candidates=4)
-    first, after = followed(narrow, 1, ROWS, 400_000, 0.5, KNOWN, kept=False)
+    first, after = followed(narrow, 1, ROWS, 400_000, 0.5, KNOWN, narrow, kept=False)
     assert first.ef >= LINE.k
     assert after is None or after.place == LINE.k
 
