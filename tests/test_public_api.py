@@ -41,7 +41,7 @@ LAYERS = [
     ["coarse", "full"],
     ["compiled", "filters", "machine", "validate", "planner", "testing"],
     ["sketch"],
-    ["blas", "config", "encoding", "limits", "mapped", "rotation"],
+    ["blas", "config", "encoding", "limits", "mapped", "resident", "rotation"],
     ["errors"],
 ]
 
@@ -77,6 +77,7 @@ def test_public_names_are_pinned() -> None:
         "IngestReport",
         "InvalidInputError",
         "LayoutError",
+        "MemoryLockWarning",
         "MergePolicy",
         "MetadataError",
         "MissingDependencyError",

@@ -32,7 +32,8 @@
     │   └── CommitUncertainError            the last step of a commit failed: it may have happened
     └── MissingDependencyError (ImportError)
 
-and one warning, PrefixWarning (UserWarning): the prefix of an ingested index does not carry.
+and two warnings (UserWarning): PrefixWarning, the prefix of an ingested index does not carry, and
+MemoryLockWarning, the coarse tier cannot be locked in memory.
 
 Errors about rows carry ``rows``: the positions, counted from zero, of the offending rows in the
 call's batch (the first :data:`MAX_ROWS_NAMED` of them).
@@ -198,6 +199,10 @@ class MissingDependencyError(TieredIndexError, ImportError):
 
 class PrefixWarning(UserWarning):
     """The first dimensions of the vectors find too little of what all of them do."""
+
+
+class MemoryLockWarning(UserWarning):
+    """The system does not let this process lock as much memory as was asked."""
 
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

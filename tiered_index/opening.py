@@ -14,10 +14,12 @@ from tiered_index.storage.commit import Store
 from tiered_index.storage.files import Files
 from tiered_index.storage.garbage import DEFAULT_KEEP_GENERATIONS, MIN_KEEP_GENERATIONS
 from tiered_index.storage.policy import MergePolicy, SizeTieredPolicy
+from tiered_index.storage.segment import Held
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.writer import Current, Mode, Writer
 
 FullReads = Literal["mapped", "copied"]
+CoarseMemory = Literal["mapped", "locked"]
 
 
 def open_index(
@@ -36,6 +38,7 @@ def open_index(
     keep_generations: int = DEFAULT_KEEP_GENERATIONS,
     merge_policy: MergePolicy | None = None,
     full_reads: FullReads = "mapped",
+    coarse_memory: CoarseMemory = "mapped",
 ) -> Index:
     """Open an index, or create it if there is none and `dim` is given.
 
@@ -75,6 +78,11 @@ def open_index(
         How this process reads full vectors. Those that it maps are faster by 0.7 us each (4 KiB, in the page
         cache), and their pages, which the system shares and takes back as it does the rest of its page
         cache, count as memory of the process. Copied ones do not.
+    coarse_memory : {"mapped", "locked"}
+        Whether the system may take back what this process maps of the coarse tier, sketches, ids and norms,
+        where memory is short; a walk then waits for the disk. Locked ones it may not: they must fit into the
+        memory there is, and into RLIMIT_MEMLOCK, else :class:`MemoryLockWarning` says that they are not;
+        ``stats().locked_bytes`` is how much is.
 
     Raises
     ------
@@ -92,7 +100,7 @@ def open_index(
         Files are missing or damaged.
     """
     one_of("mode", mode, ("rw", "r"))
-    copied = one_of("full_reads", full_reads, ("mapped", "copied")) == "copied"
+    held = holding(full_reads, coarse_memory)
     in_range("keep_generations", keep_generations, MIN_KEEP_GENERATIONS)
     if generation is not None:
         mode = "r"
@@ -114,12 +122,20 @@ def open_index(
     else:
         store.create(make_config(dim, **settings))  # type: ignore[arg-type]
     snapshot = (
-        store.snapshot(copied=copied)
+        store.snapshot(held=held)
         if generation is None
-        else Snapshot(store.manifest(generation), store.segments, copied=copied)
+        else Snapshot(store.manifest(generation), store.segments, held=held)
     )
     current = Current(store, snapshot)
     return Index(current, Writer(current, mode, keep_generations, merge_policy or SizeTieredPolicy()))
+
+
+def holding(full_reads: FullReads, coarse_memory: CoarseMemory) -> Held:
+    """Check how a process is to hold the tiers."""
+    return Held(
+        copied=one_of("full_reads", full_reads, ("mapped", "copied")) == "copied",
+        locked=one_of("coarse_memory", coarse_memory, ("mapped", "locked")) == "locked",
+    )
 
 
 def create_for_texts(path: str | os.PathLike[str], dim: int, text: TextConfig, **settings: Any) -> None:

@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 from tiered_index.config import IndexConfig
 from tiered_index.errors import CorruptIndexError, disk_errors
 from tiered_index.mapped import MappedFile
+from tiered_index.resident import Extent
 
 Floats = NDArray[np.float32]
 Records = NDArray[np.uint8]
@@ -311,6 +312,10 @@ class Sketch:
             rows, form.record_bytes
         )
         self._signs = signs_of(form.dims)
+
+    def extents(self) -> list[Extent]:
+        """Return the mapped memory that searches read."""
+        return [(self.records.ctypes.data, self.records.nbytes)]
 
     @property
     def addresses(self) -> tuple[int, int, int, int, int, int, int, bool, int, int]:

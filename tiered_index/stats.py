@@ -35,6 +35,8 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
         Sketches of tails, mapped too and held in memory as the coarse tier is; 0 without them.
     lookup_bytes : int
         Ids and inverse norms, mapped too; of it only what is asked for is read.
+    locked_bytes : int
+        Of these so many are locked in memory; see ``coarse_memory`` of :func:`open`.
     filter_links_bytes : int
         Links among the rows of filters that are asked often, held by this process; see :meth:`Index.warm`.
     coarse_disk_bytes, full_disk_bytes, lookup_disk_bytes, columns_disk_bytes : int
@@ -56,6 +58,7 @@ class IndexStats(msgspec.Struct, frozen=True, kw_only=True):
     coarse_graph_bytes: int
     sketch_bytes: int
     lookup_bytes: int
+    locked_bytes: int
     filter_links_bytes: int
     coarse_disk_bytes: int
     full_disk_bytes: int
@@ -86,6 +89,7 @@ def index_stats(snapshot: Snapshot) -> IndexStats:
         coarse_graph_bytes=sum(graph for _, graph in memory),
         sketch_bytes=sum(entry.files[entry.sketch].size for entry in manifest.segments if entry.sketch),
         lookup_bytes=disk[LOOKUP_FILE],
+        locked_bytes=sum(live.segment.locked_bytes for live in snapshot.segments),
         filter_links_bytes=snapshot.links_bytes,
         coarse_disk_bytes=sum(entry.files[entry.coarse].size for entry in manifest.segments),
         full_disk_bytes=disk[ROWS_FILE],

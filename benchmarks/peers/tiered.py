@@ -28,9 +28,13 @@ class Adapter(Peer):
         settings = {name: value for name, value in self.options.items() if name != "full_reads"}
         ti.ingest(vectors, self.folder / "index.tidx", progress=False, **settings)
 
-    def open(self, *, mapped: bool) -> None:  # noqa: ARG002 - it is mapped always
-        """Open the index."""
-        self._index = ti.open(self.folder / "index.tidx", full_reads=self.options.get("full_reads", "mapped"))
+    def open(self, *, mapped: bool) -> None:
+        """Open the index; where memory is short, rows are not to push the coarse tier out of it."""
+        self._index = ti.open(
+            self.folder / "index.tidx",
+            full_reads=self.options.get("full_reads", "mapped"),
+            coarse_memory="locked" if mapped else "mapped",
+        )
 
     def searcher(self, k: int, **setting: Any) -> Searcher:
         """Return the index's search."""

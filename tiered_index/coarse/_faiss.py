@@ -345,6 +345,16 @@ def memory_bytes(index: Any) -> tuple[int, int]:
     return codes, 4 * hnsw.neighbors.size() + 8 * hnsw.offsets.size() + 4 * hnsw.levels.size()
 
 
+def extents(index: Any) -> list[tuple[int, int]]:
+    """Return addresses and bytes of what is mapped of an index; the rest FAISS copies."""
+    codes = codes_of(index).codes
+    found = [(int(codes.data()), int(codes.size()))]
+    if is_graph(index):
+        links = index.hnsw.neighbors
+        found.append((int(links.data()), 4 * links.size()))
+    return found
+
+
 def degree_of(index: Any) -> int:
     """Return how many links a row has on level 0."""
     return int(index.hnsw.nb_neighbors(0))

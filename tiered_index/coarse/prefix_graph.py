@@ -16,6 +16,7 @@ from tiered_index.compiled import get_engine
 from tiered_index.config import CodeKind
 from tiered_index.errors import CorruptIndexError
 from tiered_index.mapped import MappedFile
+from tiered_index.resident import Extent
 
 GRAPH_MIN_ROWS = 4_096
 """Smaller segments get no graph. At 4,000 rows of 256 dimensions a scan took 60 us and a walk with
@@ -309,6 +310,10 @@ class CoarseTier:
     def memory_bytes(self) -> tuple[int, int]:
         """Return the bytes of the codes and of the graph."""
         return _faiss.memory_bytes(self._index)
+
+    def extents(self) -> list[Extent]:
+        """Return the mapped memory that searches read."""
+        return _faiss.extents(self._index)
 
     def _view(self, dim: int) -> tuple[Any, Any]:
         view = self._views.get(dim)

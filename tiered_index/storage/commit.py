@@ -41,6 +41,7 @@ from tiered_index.storage.manifest import (
     format_of,
     generation_of,
 )
+from tiered_index.storage.segment import MAPPED, Held
 from tiered_index.storage.snapshot import Snapshot
 
 MANIFESTS = "manifests"
@@ -166,8 +167,8 @@ class Store:
             raise CorruptIndexError(f"{path}: holds generation {manifest.generation}")
         return manifest
 
-    def snapshot(self, earlier: Snapshot | None = None, *, copied: bool = False) -> Snapshot:
-        """Open the newest generation, taking over what `earlier` has open of it; `copied` as for that.
+    def snapshot(self, earlier: Snapshot | None = None, held: Held = MAPPED) -> Snapshot:
+        """Open the newest generation, taking over what `earlier` has open of it; `held` as for that.
 
         A writer may commit and collect between the reading of a manifest and the opening of its files;
         then there is a newer manifest, and that is opened.
@@ -175,7 +176,7 @@ class Store:
         while True:
             manifest = self.newest()
             try:
-                return Snapshot(manifest, self.segments, earlier, copied=copied)
+                return Snapshot(manifest, self.segments, earlier, held)
             except CorruptIndexError:
                 if self.generations()[-1] == manifest.generation:
                     raise

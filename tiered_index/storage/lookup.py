@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tiered_index.errors import CorruptIndexError
 from tiered_index.mapped import MappedFile
+from tiered_index.resident import Extent
 from tiered_index.validate.ids import Keys
 
 NOT_FOUND = -1
@@ -122,6 +123,11 @@ class Lookup:
     def check(self) -> None:
         """Raise if the file was closed or has become shorter."""
         self.mapped.check()
+
+    def extents(self) -> list[Extent]:
+        """Return the mapped memory that searches read: what rows' ids and norms are, not where an id is."""
+        held = [(one.address, one.size) for one in self._ids.buffers() if one is not None]
+        return held if self._norms is None else [*held, (self._norms.ctypes.data, self._norms.nbytes)]
 
     @property
     def inverse_norms(self) -> NDArray[np.float32] | None:

@@ -7,7 +7,7 @@ import os
 import secrets
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from tiered_index.errors import CorruptIndexError, unreadable
 from tiered_index.full.parquet_rows import ParquetRows
 from tiered_index.full.parquet_writer import ParquetRowsWriter, file_schema
 from tiered_index.full.rescore import Scorer
+from tiered_index.resident import keep_resident
 from tiered_index.sketch import Sketch, SketchBuilder
 from tiered_index.storage.column_index import ColumnIndex, ColumnIndexBuilder
 from tiered_index.storage.files import FileEntry, Files, HashingFile, entry_of
@@ -174,6 +175,24 @@ def read_whole(path: Path) -> bytes:
         raise unreadable(path, error) from error
 
 
+class Held(NamedTuple):
+    """How a process holds the tiers.
+
+    Attributes
+    ----------
+    copied : bool
+        Full vectors that are asked for are read, rather than mapped.
+    locked : bool
+        What searches read besides stays in memory.
+    """
+
+    copied: bool = False
+    locked: bool = False
+
+
+MAPPED = Held()
+
+
 class Segment:
     """A segment, open for reading.
 
@@ -188,8 +207,8 @@ class Segment:
         What the manifest says of it.
     config : IndexConfig
         The index's settings.
-    copied : bool
-        Read full vectors that are asked for, rather than map them.
+    held : Held
+        How.
 
     Raises
     ------
@@ -197,9 +216,7 @@ class Segment:
         A file is missing, of another size, or not what was written.
     """
 
-    def __init__(
-        self, folder: Path, entry: SegmentEntry, config: IndexConfig, *, copied: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, entry: SegmentEntry, config: IndexConfig, held: Held = MAPPED) -> None:
         self.name = entry.name
         self.rows = entry.rows
         self.folder = folder
@@ -227,8 +244,14 @@ class Segment:
         self.leaves: Recent[BitMap] = Recent(LEAVES_BYTES)
         self.encoded: Recent[Any] = Recent(ENCODED_BYTES)
         self.full = ParquetRows(
-            str(folder / ROWS_FILE), config.store_dim, config.dtype, entry.rows, copied=copied
+            str(folder / ROWS_FILE), config.store_dim, config.dtype, entry.rows, copied=held.copied
         )
+        self.locked_bytes = 0
+        if held.locked:
+            read = self.coarse.extents() + self.lookup.extents()
+            if self.sketch is not None:
+                read += self.sketch.extents()
+            self.locked_bytes = keep_resident(str(folder), read)
 
     def rescore(self, scorer: Scorer, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of `rows`."""

@@ -24,7 +24,7 @@ from tiered_index.storage.matching import Matching, match
 from tiered_index.storage.recent import Recent
 from tiered_index.storage.rotation import read_directions
 from tiered_index.storage.scope import whole
-from tiered_index.storage.segment import Segment
+from tiered_index.storage.segment import MAPPED, Held, Segment
 from tiered_index.validate.ids import ID_TYPES, Keys
 from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
 from tiered_index.validate.vectors import Floats, prefixes_of
@@ -61,8 +61,8 @@ class Snapshot:
         The ``segments`` folder.
     earlier : Snapshot, optional
         An open one, whose segments are used again where this generation still names them.
-    copied : bool
-        Read full vectors that are asked for, rather than map them; as `earlier` does, if there is one.
+    held : Held
+        How this process holds it; as `earlier`, if there is one.
 
     Raises
     ------
@@ -71,9 +71,9 @@ class Snapshot:
     """
 
     def __init__(
-        self, manifest: Manifest, folder: Path, earlier: Snapshot | None = None, *, copied: bool = False
+        self, manifest: Manifest, folder: Path, earlier: Snapshot | None = None, held: Held = MAPPED
     ) -> None:
-        self.copied: bool = copied if earlier is None else earlier.copied
+        self.held: Held = held if earlier is None else earlier.held
         known = {live.entry.version: live for live in earlier.segments} if earlier is not None else {}
         opened = {live.entry.tiers: live.segment for live in known.values()}
         self.manifest = manifest
@@ -83,8 +83,7 @@ class Snapshot:
         self.segments: tuple[LiveSegment, ...] = tuple(
             known.get(entry.version)
             or LiveSegment(
-                opened.get(entry.tiers)
-                or Segment(folder / entry.name, entry, manifest.config, copied=self.copied),
+                opened.get(entry.tiers) or Segment(folder / entry.name, entry, manifest.config, self.held),
                 entry,
             )
             for entry in manifest.segments

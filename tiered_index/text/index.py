@@ -17,7 +17,7 @@ from tiered_index.errors import EncoderMismatchError, IndexNotFoundError, Parame
 from tiered_index.explain import Explanation
 from tiered_index.index import Index
 from tiered_index.ingest import COMMIT_ROWS, IngestReport, finish
-from tiered_index.opening import FullReads, create_for_texts, index_exists, open_index
+from tiered_index.opening import CoarseMemory, FullReads, create_for_texts, holding, index_exists, open_index
 from tiered_index.planner.model import Calibration
 from tiered_index.progress import Progress
 from tiered_index.recalibrate import CALIBRATE_SECONDS, check_seconds
@@ -70,6 +70,7 @@ class TextIndex:
         keep_generations: int = DEFAULT_KEEP_GENERATIONS,
         merge_policy: MergePolicy | None = None,
         full_reads: FullReads = "mapped",
+        coarse_memory: CoarseMemory = "mapped",
     ) -> Self:
         """Open an index for texts, or create it if there is none.
 
@@ -85,7 +86,7 @@ class TextIndex:
         text_column : str or None, default "text"
             The metadata column that keeps the texts, which results carry; None does not keep them.
         metric, prefix_dim, store_dim, dtype, graph_degree, ef_construction, tail_sketch, mode, generation, \
-keep_generations, merge_policy, full_reads
+keep_generations, merge_policy, full_reads, coarse_memory
             As in :func:`tiered_index.open`.
 
         Raises
@@ -113,7 +114,7 @@ keep_generations, merge_policy, full_reads
             "tail_sketch": tail_sketch,
         }
         one_of("mode", mode, ("rw", "r"))
-        one_of("full_reads", full_reads, ("mapped", "copied"))
+        holding(full_reads, coarse_memory)
         in_range("keep_generations", keep_generations, 1)
         if not index_exists(path):
             if encoder is None or mode == "r" or generation is not None:
@@ -129,6 +130,7 @@ keep_generations, merge_policy, full_reads
             keep_generations=keep_generations,
             merge_policy=merge_policy,
             full_reads=full_reads,
+            coarse_memory=coarse_memory,
             **settings,  # type: ignore[arg-type]
         )
         try:
