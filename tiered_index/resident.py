@@ -1,9 +1,9 @@
 """Memory that the system does not take back.
 
 Pages of a mapped file are the first to go where memory is short: rows that are read push codes and links out,
-and a walk waits for each of them. In a control group of a quarter of the bytes of 250,000 vectors a search did
-so fifty times on average; with codes and links locked, never. That takes no copy, and processes go on sharing
-them.
+and a walk waits for each of them. With a quarter of the bytes of 250,000 vectors for all its memory, a search
+did so fifty times on average; with codes and links locked, never. Nothing is copied, and processes go on
+sharing the pages.
 """
 
 from __future__ import annotations
