@@ -28,6 +28,7 @@ from tiered_index.planner import filtered as filtering
 from tiered_index.storage import linking, road
 from tiered_index.storage import matching as matchings
 from tiered_index.storage.matching import Matching
+from tiered_index.storage.recent import Recent
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
 DIM, PREFIX_DIM, ROWS = 48, 24, 9_000
@@ -514,6 +515,7 @@ def test_a_child_that_was_forked_while_rows_were_linked_links_them_itself(
 def test_links_stay_when_rows_of_other_filters_come(opened: Callable[..., ti.Index]) -> None:
     """What matched is forgotten when there is too much of it; not if it is linked."""
     index = opened()
+    index.snapshot()._matchings = Recent(1 << 20)
     assert index.warm(HALF)
     linked = matching_of(index, HALF)
     for limit in range(600):

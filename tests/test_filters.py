@@ -313,9 +313,20 @@ def test_what_was_asked_is_held_within_bounds(index: ti.Index) -> None:
         live.segment.leaves = Recent(20_000)
     for i in range(60):
         assert index.count({"x": {"$gt": i / 60}, "n": {"$gt": i}}) >= 0
-        assert snapshot._matchings.bytes <= 30_000
-        assert all(live.segment.leaves.bytes <= 20_000 for live in snapshot.segments)
+        assert snapshot._matchings.size <= 30_000
+        assert all(live.segment.leaves.size <= 20_000 for live in snapshot.segments)
     compare(index, content(), 5)
+
+
+def test_rows_of_thousands_of_tenants_are_held(make_index: Callable[..., ti.Index]) -> None:
+    index, tenants = make_index(), 2_000
+    rows = np.arange(2 * tenants)
+    vectors = np.random.default_rng(3).normal(size=(len(rows), index.stats().config.dim))
+    index.add([f"id-{i}" for i in rows], vectors, {"tenant": rows % tenants})
+    snapshot = index.snapshot()
+    held = [snapshot.matching({"tenant": tenant}) for tenant in range(tenants)]
+    assert [one.count for one in held] == [2] * tenants
+    assert all(snapshot.matching({"tenant": tenant}) is one for tenant, one in enumerate(held))
 
 
 def test_threads_may_ask_at_once(index: ti.Index) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyroaring import BitMap
 
 import tiered_index as ti
 from tiered_index.filters.parse import parse
 from tiered_index.storage import column_index
 from tiered_index.storage.column_index import ColumnIndex, ColumnIndexBuilder
-from tiered_index.storage.recent import MAX_ENTRIES, Recent, bytes_of
+from tiered_index.storage.recent import Recent, bytes_of
 from tiered_index.storage.segment import COLUMNS_FILE
 
 
@@ -193,15 +195,29 @@ def test_recent_holds_what_was_used_last() -> None:
         recent.put(i, bitmap, bytes_of(bitmap))
         assert recent.get(0) is not None  # used all the time
         assert recent.get(i) == bitmap
-        assert recent.bytes <= 10_000
+        assert recent.size <= 10_000
     assert recent.get(1) is None
     recent.put("large", BitMap(), 10_001)
     assert recent.get("large") is None
     assert recent.get(29) is not None
     recent.put(29, BitMap(), 10_000)
-    assert (recent.get(29), recent.bytes) == (BitMap(), 10_000)
-    many: Recent[int] = Recent(10**9)
-    for i in range(1_000):
-        many.put(i, i, 1)
-    assert many.get(999) == 999
-    assert many.bytes <= MAX_ENTRIES
+    assert (recent.get(29), recent.size) == (BitMap(), 10_000)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 40)), max_size=200), st.integers(40, 300))
+def test_recent_holds_what_was_used_of_late_and_no_more_than_it_may(
+    used: list[tuple[int, int]], most: int
+) -> None:
+    recent: Recent[int] = Recent(most)
+    sizes: dict[int, int] = {}
+    of_late: list[int] = []  # keys, the last first, up to half of what may be held
+    for key, size in used:
+        found = recent.get(key)
+        assert found == sizes[key] if key in of_late else found in (None, sizes.get(key))
+        if found is None:
+            sizes[key] = size
+            recent.put(key, size, size)
+        of_late = [key, *(one for one in of_late if one != key)]
+        while sum(sizes[one] for one in of_late) > most // 2:
+            of_late.pop()
+        assert recent.size <= most

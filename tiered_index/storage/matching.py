@@ -28,6 +28,12 @@ from tiered_index.validate.metadata import ID_COLUMN
 GROUPS_AT_ONCE = 16
 """Row groups of a column that are decoded at a time: 131,072 rows."""
 
+_SEARCHED_BYTES = 4_096
+"""Of a filter that was searched: what is prepared for it, and objects."""
+
+_SCANNED_ROWS = 1_024
+"""So few are scanned, unless the beam of a walk is given; a walk needs a bit for each row of the segment."""
+
 
 class Matching:
     """The rows of a snapshot that match a filter.
@@ -64,7 +70,9 @@ class Matching:
     @property
     def bytes(self) -> int:
         """About what it takes in memory, once it was searched."""
-        listed = sum(live.segment.rows for live in self._segments) // 8 + 4 * self.count
+        listed = _SEARCHED_BYTES + 4 * self.count
+        if self.count > _SCANNED_ROWS:
+            listed += sum(live.segment.rows for live in self._segments) // 8
         return listed + sum(map(bytes_of, self.rows))
 
     @property

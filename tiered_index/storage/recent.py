@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
@@ -10,62 +9,64 @@ from pyroaring import BitMap
 
 T = TypeVar("T")
 
-MAX_ENTRIES = 256
-"""Values that a cache holds: a change copies the table of them, which takes 5 us."""
-
-_NOTHING = (None, 0, 0)
 _CONTAINERS = ("n_bytes_array_containers", "n_bytes_run_containers", "n_bytes_bitset_containers")
 _ENTRY_BYTES = 512
 """Of an entry besides its bitmaps: keys, objects."""
 
 
 class Recent(Generic[T]):
-    """Holds the values that were used last, up to a number of them and of bytes.
+    """Holds the values that were used last, up to a size of all.
 
-    Threads may share it without a lock, which, held during a fork, would stay held in the child: a change
-    makes a new dict and puts it into the old one's place. Of two changes at once one may be lost, which
-    costs computing it again.
+    New values go into a young table, and so does what is found in the old one. When the young one holds half
+    of what there may be, it becomes the old one, and what was left in that goes. So what is used stays, and
+    however many there are, a look and a change take as long.
+
+    Threads may share it without a lock, which, held during a fork, would stay held in the child: each step is
+    one change of a dict. Of two changes at once one may not be counted, until the tables turn.
 
     Parameters
     ----------
-    max_bytes : int
-        Of all values; a larger one is not held at all.
+    most : int
+        Size of all values; a larger one is not held at all.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held: tuple[dict[Hashable, list[Any]], int] = {}, 0  # key -> value, bytes, last use; all bytes
-        self._clock = itertools.count()
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._young: dict[Hashable, tuple[T, int]] = {}
+        self._old: dict[Hashable, tuple[T, int]] = {}
+        self._young_size = self._old_size = 0
 
     def get(self, key: Hashable) -> T | None:
         """Return the value of a key, or None."""
-        entry = self._held[0].get(key)
+        entry = self._young.get(key)
         if entry is None:
-            return None
-        entry[2] = next(self._clock)
-        value: T = entry[0]
-        return value
+            entry = self._old.get(key)
+            if entry is None:
+                return None
+            self.put(key, *entry)
+        return entry[0]
 
     def put(self, key: Hashable, value: T, size: int) -> None:
-        """Hold a value of `size` bytes; if that is too much, let go of those whose use is longest ago."""
-        if size > self._max_bytes:
+        """Hold a value; if that is too much, let go of some whose use is longer ago."""
+        if size > self._most:
             return
-        held, total = self._held
-        held = dict(held)
-        total += size - held.pop(key, _NOTHING)[1]
-        if len(held) >= MAX_ENTRIES or total > self._max_bytes:
-            # down to half, so that not every value that comes has to look for one that goes
-            for oldest in sorted(held, key=lambda name: held[name][2]):
-                if len(held) < MAX_ENTRIES // 2 and total <= max(self._max_bytes // 2, size):
-                    break
-                total -= held.pop(oldest)[1]
-        held[key] = [value, size, next(self._clock)]
-        self._held = held, total
+        self._young_size -= self._young.pop(key, _NOTHING)[1]
+        self._old_size -= self._old.pop(key, _NOTHING)[1]
+        if self._young_size + size > self._most // 2:
+            self._old, self._old_size = self._young, self._young_size
+            self._young, self._young_size = {}, 0
+        if self._old_size + self._young_size + size > self._most:
+            self._old, self._old_size = {}, 0
+        self._young[key] = value, size
+        self._young_size += size
 
     @property
-    def bytes(self) -> int:
-        """The bytes of what is held."""
-        return self._held[1]
+    def size(self) -> int:
+        """The size of what is held."""
+        return self._young_size + self._old_size
+
+
+_NOTHING: tuple[Any, int] = None, 0
 
 
 def bytes_of(bitmap: BitMap) -> int:

@@ -29,10 +29,10 @@ from tiered_index.validate.ids import ID_TYPES, Keys
 from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
 from tiered_index.validate.vectors import Floats, prefixes_of
 
-MATCHINGS_BYTES = 16 << 20
+MATCHINGS_BYTES = 32 << 20
 """What a snapshot holds of the rows that matched its last filters."""
 
-_MOST_PARSED = 1_024
+_MOST_PARSED = 8_192
 
 
 def directions_of(manifest: Manifest, root: Path, earlier: Snapshot | None = None) -> Floats | None:
@@ -93,7 +93,7 @@ class Snapshot:
         self.rows = self.scope.rows
         self._matchings: Recent[Matching] = Recent(MATCHINGS_BYTES)
         self._linked: dict[Hashable, Matching] = {}  # changed by a copy: others may look at it meanwhile
-        self._parsed: dict[Hashable, Node] = {}
+        self._parsed: Recent[Node] = Recent(_MOST_PARSED)
         self.prepared: dict[Hashable, Any] = {}
         """Searches among all rows that are prepared."""
 
@@ -176,9 +176,7 @@ class Snapshot:
         if node is None:
             node = self._parse(where)
             if key is not None:
-                if len(self._parsed) >= _MOST_PARSED:
-                    self._parsed.clear()
-                self._parsed[key] = node
+                self._parsed.put(key, node, 1)
         found = self._linked.get(node) or self._matchings.get(node)
         if found is None:
             found = match(node, self.segments)
