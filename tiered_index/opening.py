@@ -82,7 +82,8 @@ def open_index(
         Whether the system may take back what this process maps of the coarse tier, sketches, ids and norms,
         where memory is short; a walk then waits for the disk. Locked ones it may not: they must fit into the
         memory there is, and into RLIMIT_MEMLOCK, else :class:`MemoryLockWarning` says that they are not;
-        ``stats().locked_bytes`` is how much is.
+        ``stats().locked_bytes`` is how much is. Forked processes share what their parent locks, as long as
+        it has the index open.
 
     Raises
     ------
