@@ -19,7 +19,7 @@ from tiered_index.planner.filtered import (
     recall_without,
 )
 from tiered_index.planner.nearness import LEAST_PAIRS, WIDER, WIDEST, Nearness, fit, steps_for
-from tiered_index.planner.plan import Plan
+from tiered_index.planner.plan import MAX_EF, Plan
 
 ROWS = 1_000_000
 LINE = Nearness(10, 7.7, -0.82, -14.9, tuple(np.linspace(0.25, 0.6, 64).tolist()))
@@ -140,6 +140,36 @@ def test_a_floor_is_kept_under_harder_filters_too() -> None:
     assert mean is not None
     assert kept is not None
     assert kept.least[0] > mean.least[0]
+
+
+@given(
+    matches=st.integers(200, 499_999),
+    recall=st.floats(0.3, 0.99999),
+    k=st.integers(1, 100),
+    kept=st.booleans(),
+)
+def test_no_walk_is_begun_that_is_followed_for_every_query(
+    matches: int, recall: float, k: int, kept: bool
+) -> None:
+    first, after = follow(matches, recall, k, kept=kept)
+    if after is None:
+        assert first.strategy == "scan"
+        assert first.ef <= matches
+    else:
+        assert after.steps(np.array([1.0])).tolist() == [0]
+        assert first.ef <= after.plans[0].ef <= after.plans[1].ef <= min(matches, MAX_EF)
+
+
+@pytest.mark.parametrize(
+    ("matches", "recall", "wanted"),
+    [(400_000, 0.95, ("graph", 165)), (400_000, 0.98, ("graph", 3 * 165)), (5_000, 0.9999, ("scan", 512))],
+)
+def test_where_all_queries_want_more_a_wider_walk_or_a_scan_comes_first(
+    matches: int, recall: float, wanted: tuple[str, int]
+) -> None:
+    first, after = follow(matches, recall)
+    assert (first.strategy, first.ef) == wanted
+    assert (after is None) == (first.strategy == "scan")
 
 
 def test_where_nothing_was_measured_nothing_follows() -> None:

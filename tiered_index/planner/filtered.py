@@ -279,16 +279,23 @@ def followed(
     near = None if known is None else known.nearness
     if known is None or near is None or not wants_share(plan, rows, matches):
         return plan, None
-    beam = plan.ef if kept else int(_FIRST * without.ef)
-    first = _as_wide(plan, max(beam, near.k), matches)
-    ef, scan = (_measured_ef(beam, k, known) for beam in (first.ef, matches / LINKED_SCAN_ROWS_PER_EF))
-    mean, most = (_MISSED_KEPT, _MOST_MISSED_KEPT) if kept else (_MISSED, _MOST_MISSED)
-    steps = steps_for(near, ef, scan, mean * (1.0 - recall), most * (1.0 - recall), kept=kept)
-    wider, widest = (_as_wide(plan, times * first.ef, matches) for times in (WIDER, WIDEST))
     candidates = min(max(plan.candidates, _SCANNED_CANDIDATES), matches)
     scanned = msgspec.structs.replace(
         plan, strategy="scan", ef=candidates, candidates=candidates, misses=plan.misses / 2
     )
+    mean, most = (_MISSED_KEPT, _MOST_MISSED_KEPT) if kept else (_MISSED, _MOST_MISSED)
+    beam = max(plan.ef if kept else int(_FIRST * without.ef), near.k)
+    while True:
+        first = _as_wide(plan, beam, matches)
+        ef, scan = (_measured_ef(width, k, known) for width in (first.ef, matches / LINKED_SCAN_ROWS_PER_EF))
+        steps = steps_for(near, ef, scan, mean * (1.0 - recall), most * (1.0 - recall), kept=kept)
+        if steps.wider < math.inf:
+            break
+        # every query that was measured wants more: to begin with less is in vain
+        if steps.scan == math.inf or first.ef < beam:
+            return scanned, None
+        beam = WIDER * first.ef
+    wider, widest = (_as_wide(plan, times * first.ef, matches) for times in (WIDER, WIDEST))
     return first, Followed(near.k, steps, (wider, widest, scanned))
 
 
