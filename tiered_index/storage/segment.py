@@ -208,7 +208,7 @@ class Segment:
     config : IndexConfig
         The index's settings.
     held : Held
-        How.
+        How this process holds its tiers.
 
     Raises
     ------
