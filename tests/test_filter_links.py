@@ -528,6 +528,21 @@ def test_links_stay_when_rows_of_other_filters_come(opened: Callable[..., ti.Ind
 
 
 @needs_engine
+def test_what_is_prepared_for_a_filter_counts(opened: Callable[..., ti.Index]) -> None:
+    index = opened()
+    index.filter_links_mb = 0
+    index.search(QUERIES[0], 1, where=HALF)
+    matching, held = matching_of(index, HALF), index.snapshot()._matchings
+    before, prepared = held.size, len(matching.prepared)
+    assert prepared == 1
+    for k in range(2, 12):
+        index.search(QUERIES[0], k, where=HALF)
+    assert matching_of(index, HALF) is matching
+    assert len(matching.prepared) == 11
+    assert held.size - before >= 10 * 4_000
+
+
+@needs_engine
 @pytest.mark.usefixtures("small")
 def test_a_limit_that_falls_meanwhile_holds(
     opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch

@@ -278,6 +278,8 @@ class PreparedSearches:
                 known.clear()
             if matching is None or matching.linked == linked:  # else what was prepared keeps links that went
                 known[called] = found
+                if matching is not None:
+                    snapshot.weigh(matching)
         searches: Prepared = found[1]
         answer = searches.search(snapshot, query, started_ns)
         if answer is not None and matching is not None and self._linking.counts(matching):

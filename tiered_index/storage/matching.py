@@ -29,7 +29,7 @@ GROUPS_AT_ONCE = 16
 """Row groups of a column that are decoded at a time: 131,072 rows."""
 
 _SEARCHED_BYTES = 4_096
-"""Of a filter that was searched: what is prepared for it, and objects."""
+"""Of each search that is prepared for a filter, objects included."""
 
 _SCANNED_ROWS = 1_024
 """So few are scanned, unless the beam of a walk is given; a walk needs a bit for each row of the segment."""
@@ -69,8 +69,8 @@ class Matching:
 
     @property
     def bytes(self) -> int:
-        """About what it takes in memory, once it was searched."""
-        listed = _SEARCHED_BYTES + 4 * self.count
+        """About what it takes in memory, once it was searched, with all that is prepared for it."""
+        listed = _SEARCHED_BYTES * max(len(self.prepared), 1) + 4 * self.count
         if self.count > _SCANNED_ROWS:
             listed += sum(live.segment.rows for live in self._segments) // 8
         return listed + sum(map(bytes_of, self.rows))

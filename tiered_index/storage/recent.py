@@ -9,6 +9,7 @@ from pyroaring import BitMap
 
 T = TypeVar("T")
 
+_NOTHING: tuple[Any, int] = None, 0
 _CONTAINERS = ("n_bytes_array_containers", "n_bytes_run_containers", "n_bytes_bitset_containers")
 _ENTRY_BYTES = 512
 """Of an entry besides its bitmaps: keys, objects."""
@@ -64,9 +65,6 @@ class Recent(Generic[T]):
     def size(self) -> int:
         """The size of what is held."""
         return self._young_size + self._old_size
-
-
-_NOTHING: tuple[Any, int] = None, 0
 
 
 def bytes_of(bitmap: BitMap) -> int:

@@ -193,6 +193,10 @@ class Snapshot:
         """What links among the rows of filters take in memory."""
         return sum(matching.links_bytes for matching in self.linked)
 
+    def weigh(self, matching: Matching) -> None:
+        """Count what the rows of a filter take now that more is prepared for them."""
+        self._matchings.put(matching.key, matching, matching.bytes)
+
     def hold(self, matching: Matching) -> None:
         """Keep the rows of a filter, which are linked, until :meth:`let_go`; by one thread at a time."""
         self._linked = {**self._linked, matching.key: matching}
