@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tiered_index as ti
+from tiered_index.storage import writer
 
 from ..conftest import DIM
 
@@ -86,3 +90,70 @@ def test_ctrl_c_at_random_moments(
     assert interrupted > 0
     assert index.verify().ok
     record_property("trials", interrupted)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in a destructor
+@pytest.mark.parametrize("verb", ["add", "delete", "batch"])
+def test_ctrl_c_at_each_call_of_the_writer(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray, verb: str
+) -> None:
+    """Signals are handled where something is called or has returned: the writer's own calls, one by one."""
+    index = make_index()
+    index.add(range(20), vectors[:20])
+    model = set(range(20))
+
+    def change(old: int, new: int) -> None:
+        if verb == "add":
+            index.add([new], vectors[:1])
+        elif verb == "delete":
+            index.delete([old])
+        else:
+            with index.batch():
+                index.delete([old])
+                index.add([new], vectors[:1])
+
+    def ids() -> set[int]:
+        index.refresh()
+        return set(index.search(np.ones(DIM), k=500).ids.tolist())
+
+    for step in count():
+        old, new = min(model), 100 + step
+        after = (model - {old} if verb != "add" else model) | ({new} if verb != "delete" else set())
+        if interrupted := _interrupted_at(step, lambda old=old, new=new: change(old, new)):
+            found = ids()
+            assert found in (model, after), f"call {step}"
+            model = found
+        else:
+            model = after
+        index.upsert([50], vectors[:1])  # whatever was not made is not made with the next write
+        model.add(50)
+        assert ids() == model, f"call {step}"
+        if not interrupted:
+            break
+        if len(model) < 10:
+            index.add(range(200 + 20 * step, 220 + 20 * step), vectors[:20])
+            model |= set(range(200 + 20 * step, 220 + 20 * step))
+    assert step > 10
+    assert index.verify().ok
+
+
+def _interrupted_at(step: int, change: Callable[[], None]) -> bool:
+    """Make a change, with a Ctrl-C at the writer's call of this number; return whether there were as many."""
+    seen = 0
+
+    def profile(frame: Any, event: str, _: object) -> None:
+        nonlocal seen
+        if frame.f_code.co_filename == writer.__file__ and event != "return":
+            seen += 1
+            if seen == step + 1:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        change()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(None)
+    return seen > step

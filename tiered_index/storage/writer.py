@@ -97,9 +97,13 @@ class _Request:
         self._result = 0
         self._error: Exception | None = None
         self.done = False
+        self.withdrawn = False
+        """Whether the thread that asked waits no more, so that nobody may make the change."""
 
     def apply(self, transaction: Transaction) -> None:
-        """Make the change; what it raises is for the thread that asked."""
+        """Make the change, if it is still wanted; what it raises is for the thread that asked."""
+        if self.withdrawn:
+            return
         self._error = None
         try:
             self._result = self._change(transaction)
@@ -162,7 +166,9 @@ class Writer:
                 if not request.done:
                     self._commit_waiting(request)
         finally:
-            # Ctrl-C while waiting, or a batch: nobody else must make the change later
+            # Ctrl-C while waiting, or a batch: nobody else must make the change later. One that comes now may
+            # keep it in the queue; but signals are handled between calls only, so not before this.
+            request.withdrawn = True
             with suppress(ValueError):
                 self._waiting.remove(request)
         return request.result()
