@@ -77,6 +77,18 @@ def test_every_system_that_runs_has_all_figures(figures: dict[str, Any]) -> None
         assert limited["limit_mb"] == 0.064
 
 
+def test_a_plain_gather_stands_beside_searches_from_disk(figures: dict[str, Any], tmp_path: Path) -> None:
+    gather = figures["gather"]
+    assert "failed" in gather or gather["p95"] > 0.0  # 64 KB are not enough where page caches count
+    data = datasets.load("synthetic-1000x16", tmp_path)
+    with Process("tiered-index", tmp_path / "index", data.folder, sys.executable) as process:
+        gather = process.ask("gather", seconds=10.0)
+    assert (gather["rows"], gather["queries"]) == (100, 100)
+    assert 0.0 < gather["p50"] <= gather["p95"]
+    page = report.page([{**figures, "gather": gather}])
+    assert f"100 rows a query from a NumPy memory map: {gather['p95']:,.0f} µs" in page
+
+
 def test_a_system_that_cannot_run_is_named_with_the_reason(figures: dict[str, Any], page: str) -> None:
     assert f"KeyError: '{ABSENT}'" in figures["systems"][ABSENT]["error"]  # workers know no such system
     assert "could not run" in summary(figures["systems"][ABSENT])

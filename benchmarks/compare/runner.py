@@ -4,8 +4,8 @@
 2. Every setting of every system is asked all queries once: recall, and memory afterwards.
 3. Rounds: each goes over all systems and settings in turn, in an order of its own, so that a busy moment
    of the machine falls on all of them. The workers stay alive; one runs at a time.
-4. With all of those ended: cold start, memory limited, eight processes that read one index, and one-row
-   writes on a copy.
+4. With all of those ended: cold start, memory limited, eight processes that read one index, one-row
+   writes on a copy, and a plain gather of rows from disk.
 
 The figures so far are written after every step, so that an interrupted run keeps them.
 """
@@ -130,6 +130,8 @@ class Runner:
             ("one-row writes", self._writes),
         ):
             self._each(step, act, stops=False)
+        if running := self._running():
+            self.figures["gather"] = self._gather(next(iter(running)))
         self.figures["facts"]["load_1min_at_end"] = round(os.getloadavg()[0], 2)
         self._save()
         return self.figures
@@ -260,6 +262,17 @@ class Runner:
                 except WorkerError as error:
                     figures["failed"] = str(error)
         system["limited"] = figures
+
+    def _gather(self, name: str) -> dict[str, Any]:
+        """Take rows out of the data set's own file with as little memory, in a worker that opens no index."""
+        forget(self._data.folder)
+        with self._start(name) as process:
+            process.ask("hello")
+            with limited(process, self._bytes // MEMORY_SHARE) as means:
+                try:
+                    return {"means": means, **process.ask("gather", seconds=_LIMITED_SECONDS)}
+                except WorkerError as error:
+                    return {"means": means, "failed": str(error)}
 
     def _readers(self, name: str) -> None:
         """Open one index in several processes, and see what each adds to the memory of the first."""
