@@ -7,6 +7,7 @@ plan is found by a sweep over what is asked, afterwards: it knows the answers, t
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -179,7 +180,9 @@ def _spins(budget_ms: float, count: int) -> float:
 
 
 def _estimated(results: Sequence[ti.SearchResult]) -> float:
-    return float(np.mean([result.estimated_recall for result in results]))
+    """Return the mean of what is estimated; of answers whose walk the deadline ended nothing is."""
+    known = [result.estimated_recall for result in results if result.estimated_recall is not None]
+    return float(np.mean(known)) if known else math.nan
 
 
 def _words(plan: ti.Plan) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pytest
 
 import tiered_index as ti
 from tiered_index.compiled import DISABLE
+from tiered_index.planner.feedback import Feedback
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
 DIM, PREFIX_DIM, ROWS = 64, 32, 8_000
@@ -140,6 +141,15 @@ def test_without_a_calibration_a_budget_is_a_deadline(plain: ti.Index, data: Dat
         plain.search(data.unseen[0], latency_budget_ms=AMPLE, strict=True)
 
 
+@pytest.mark.skipif(DISABLE in os.environ, reason="FAISS's walk does not look at the clock")
+def test_no_recall_is_estimated_of_a_walk_that_the_deadline_ended(index: ti.Index, data: Data) -> None:
+    for queries in (data.unseen[0], data.unseen[:1], data.unseen):
+        result = index.search(queries, latency_budget_ms=1e-3, ef=150, candidates=100)
+        assert not result.complete
+        assert result.plan.strategy == "graph"
+        assert result.estimated_recall is None
+
+
 def test_recall_is_estimated_once_calibrated(index: ti.Index, data: Data) -> None:
     for asked in ({}, {"ef": 50}, {"min_recall": 0.8}, {"latency_budget_ms": AMPLE}):
         assert 0.0 < index.search(data.unseen[0], **asked).estimated_recall <= 1.0
@@ -203,16 +213,17 @@ def test_with_both_the_floor_is_reached_as_fast_as_can_be(index: ti.Index, data:
 
 
 def test_with_both_the_budget_rules(index: ti.Index, data: Data) -> None:
-    # what the cheapest plan may take, which no plan of recall 0.99 keeps to
+    # what the quickest plan may take, and more recall than any plan has that keeps to it
     tight = index.explain(latency_budget_ms=0.0001).expected.total.p99 * 1.01
-    explained = index.explain(min_recall=0.999, latency_budget_ms=tight)
+    floor = (1.0 + index.explain(latency_budget_ms=tight).expected.recall) / 2
+    explained = index.explain(min_recall=floor, latency_budget_ms=tight)
     assert explained.expected.total.p99 <= tight
-    assert explained.expected.recall < 0.999
+    assert explained.expected.recall < floor
     assert explained.concern == f"recall {explained.expected.recall:.3f} is the most that fits the budget"
-    result = index.search(data.unseen[0], min_recall=0.999, latency_budget_ms=tight)
+    result = index.search(data.unseen[0], min_recall=floor, latency_budget_ms=tight)
     assert explained.concern in result.degraded_reason
     with pytest.raises(ti.BudgetNotMetError, match="most that fits"):
-        index.search(data.unseen[0], min_recall=0.999, latency_budget_ms=tight, strict=True)
+        index.search(data.unseen[0], min_recall=floor, latency_budget_ms=tight, strict=True)
 
 
 def test_queries_of_a_batch_share_the_budget(index: ti.Index, data: Data) -> None:
@@ -245,7 +256,10 @@ def test_what_is_fixed_is_done(index: ti.Index, data: Data) -> None:
 # Names and numbers
 
 
-def test_profiles_and_the_budget_of_the_index(index: ti.Index, data: Data) -> None:
+def test_profiles_and_the_budget_of_the_index(
+    index: ti.Index, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Feedback, "observe", lambda *_, **__: None)  # a busy machine may change a plan
     query = data.unseen[0]
     index.profiles = {"high": ti.Budget(min_recall=0.99), "low": ti.Budget(min_recall=0.5)}
     plans = {name: index.explain(min_recall=floor).plan for name, floor in (("high", 0.99), ("low", 0.5))}

@@ -110,7 +110,7 @@ def many_by_road(
         plan,
         _stats(snapshot, found, len(queries), started, scan=scan),
         late=found.late,
-        margin=float(found.margins.mean()),
+        margin=0.0 if found.late and not found.margins.all() else float(found.margins.mean()),
         missed=found.missed,
         nearness=found.nearness,
     )

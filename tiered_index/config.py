@@ -218,6 +218,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 def _positive(name: str, value: Any, high: float) -> None:
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if isinstance(value, np.floating):
+        value = float(value)  # the largest float64 is none of a narrower type
     if not number or not 0.0 < value <= min(high, sys.float_info.max):
         bounds = "above 0" if math.isinf(high) else f"above 0 and at most {high:g}"
         raise ParameterError(f"{name} must be a number {bounds}, not {value!r}")

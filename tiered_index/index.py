@@ -272,6 +272,8 @@ class Index(Reader):
     def restore(self, generation: int) -> None:
         """Make an earlier state the newest one, as a new generation.
 
+        The encoder of an index of texts stays the one that the newest state has.
+
         Raises
         ------
         GenerationNotFoundError

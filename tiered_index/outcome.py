@@ -105,8 +105,8 @@ class Outcome:
         if decision.prediction is None or self._chooser is None:
             return None
         predicted = decision.prediction.recall
-        if not hits.margin:
-            return predicted
+        if not hits.margin:  # a walk that the deadline ended is not what was measured
+            return None if hits.late else predicted
         return self._chooser.expect(self._k, hits.margin, predicted, drifted=self._drifted)
 
 

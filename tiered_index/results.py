@@ -113,8 +113,8 @@ class SearchResult:
     degraded_reason : str or None
         What was asked and could not be kept.
     estimated_recall : float or None
-        Mean recall@k of such answers, as calibration saw it; None before :meth:`Index.calibrate`. With a
-        filter, what is expected from the scores, and None where a graph was walked.
+        Mean recall@k of such answers, as calibration saw it; None before :meth:`Index.calibrate`, where the
+        deadline ended a walk, and with a filter where nothing was measured that is like it.
     generation : int
         The state of the index that answered.
     groups : list or None
@@ -195,16 +195,21 @@ class SearchResult:
         return self._metadata
 
     def to_arrow(self) -> pa.Table:
-        """Return one row a hit: query (for a batch of queries), rank, id, score, metadata columns."""
+        """Return one row a hit: query (for a batch of queries), rank, id, score, metadata columns.
+
+        A metadata column that is named as one of those before it is called ``metadata.score``, and so on.
+        """
         count, k = self._addresses.shape if self._addresses.ndim == 2 else (1, len(self._addresses))
         columns: dict[str, Any] = {}
         if self._addresses.ndim == 2:
             columns["query"] = pa.array(np.repeat(np.arange(count), k))
         columns["rank"] = pa.array(np.tile(np.arange(1, k + 1), count))
-        columns["id"] = pa.array(self.ids.reshape(-1))
+        kind = pa.string() if self._snapshot.manifest.id_kind == "str" else pa.int64()
+        columns["id"] = pa.array(self.ids.reshape(-1), kind)
         columns["score"] = pa.array(self.scores.reshape(-1))
+        own = set(columns)
         for name in self.metadata.column_names:
-            columns.setdefault(name, self.metadata[name])
+            columns[f"metadata.{name}" if name in own else name] = self.metadata[name]
         return pa.table(columns)
 
     def to_pandas(self) -> Any:

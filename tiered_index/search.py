@@ -240,7 +240,7 @@ def _once(
             distances=found.distances,
         ),
         late=found.late or any(one.late for one in taken),
-        margin=float(np.mean([one.margin for one in taken])) if taken else 0.0,
+        margin=0.0 if found.late or not taken else float(np.mean([one.margin for one in taken])),
         missed=np.array([one.missed for one in taken]),
     )
 

@@ -170,8 +170,8 @@ def answer(  # type: ignore[no-untyped-def]
 ):
     """Answer one query.
 
-    Return how many rows were found, the final margin, how many of the best k are expected among the
-    candidates that were not rescored, and how near the best of a walk are.
+    Return how many rows were found, the final margin, which is 0 where the walk was late, how many of the
+    best k are expected among the candidates that were not rescored, and how near the best of a walk are.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def answer(  # type: ignore[no-untyped-def]
     found = 0
     reached = missed = np.float64(0.0)
     nearness = np.float64(np.inf)
-    scanned = len(rows) > 0
+    scanned, cut = len(rows) > 0, False
     packed = asked(graph, prefix, dims)
     if scanned:
         scan(graph, packed, dims, rows, ef, beam, state)
@@ -219,6 +219,7 @@ def answer(  # type: ignore[no-untyped-def]
         begin(graph, packed, dims, ef, live, seeds, beam, table, state)
         watched = k + WATCHED_BEYOND
         advance(graph, packed, dims, ef, ef, live, beam, table, state, walk_deadline, watched, patience)
+        cut = state[LATE] > 0  # of what the walk did not come to, no margin tells
         if place > 0:
             near = real(beam[place - 1] >> 32) if place <= state[SIZE] else -np.inf
             nearness = np.float64(near)
@@ -235,7 +236,7 @@ def answer(  # type: ignore[no-untyped-def]
         share = share_of(sketch, query, dims)
         count = estimate(sketch, planes, half_step, total, share, beam, size, order, sums)
         found = _best_estimates(order, count, k, recent, top_scores, top_rows)
-        if found == k and count >= WINDOW:
+        if found == k and count >= WINDOW and not cut:
             reached = margin(top_scores[k - 1], recent)
         walked = nanoseconds()
         state[COARSE_NS] += walked - clock
@@ -298,7 +299,7 @@ def answer(  # type: ignore[no-untyped-def]
                 deadline,
             )
         state[RESCORE_NS] += nanoseconds() - walked
-        if found == k and state[ROWS_READ] >= WINDOW:
+        if found == k and state[ROWS_READ] >= WINDOW and not cut:
             reached = margin(top_scores[k - 1], recent)
     if state[UNREAD]:  # no answer: another way says what is wrong
         found = state[ROWS_READ] = state[LATE] = 0

@@ -15,7 +15,6 @@ from tiered_index.errors import (
     IndexClosedError,
     ParameterError,
     ReadOnlyError,
-    StorageError,
     TieredIndexError,
     disk_errors,
 )
@@ -349,8 +348,9 @@ class Writer:
                 merged = True
             if merged:
                 collect(self._store, self._keep_generations)
-        except StorageError as error:
-            _log.warning("%s: segments could not be merged: %s", self._store.root, error)
+        except Exception as error:  # whoever wrote would take it for a write that failed, and write again
+            reason = f"{type(error).__name__}: {error}"
+            _log.warning("%s: segments could not be merged: %s", self._store.root, reason)
         finally:
             self._merging.release()
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tiered_index.encoding import TextConfig
-from tiered_index.errors import IdError, MetadataError, TextError
+from tiered_index.errors import EncoderError, IdError, MetadataError, TextError
 from tiered_index.progress import Progress
 from tiered_index.sources import SourceBatch
 from tiered_index.text.encoder import Encoder, encode, text_array
@@ -171,10 +171,17 @@ class TextFeed:
         if fresh.all():
             vectors = self._encoding.documents(texts, first_row)
         elif fresh.any():
-            vectors[fresh] = self._encoding.documents(texts.filter(pa.array(fresh)), first_row)
+            vectors[fresh] = self._fresh(texts, np.flatnonzero(fresh), first_row)
         self.skipped += int((~fresh).sum())
         checked = intake.batch(ids, vectors, metadata, first_row)
         return checked if fresh.all() else checked.take(np.flatnonzero(fresh))
+
+    def _fresh(self, texts: pa.Array, places: NDArray[np.int64], first_row: int) -> NDArray[Any]:
+        """Encode some of the texts; errors name their rows in the source."""
+        try:
+            return self._encoding.documents(texts.take(pa.array(places)), 0)
+        except EncoderError as error:
+            raise EncoderError(error.message, [first_row + int(places[row]) for row in error.rows]) from error
 
 
 def _parts(batch: SourceBatch) -> Iterator[SourceBatch]:
@@ -203,9 +210,10 @@ def _check_free(metadata: Any, column: str | None) -> None:
         names = set(metadata)
     elif isinstance(metadata, Sequence):
         names = {name for values in metadata if isinstance(values, Mapping) for name in values}
+    elif isinstance(metadata, pa.Table | pa.RecordBatch):
+        names = set(metadata.schema.names)
     else:
-        schema = getattr(metadata, "schema", None)
-        names = set(getattr(schema, "names", getattr(metadata, "columns", ())))
+        names = set(getattr(metadata, "columns", ()))
     if column is not None and column in names:
         raise MetadataError(
             f"metadata has a column {column!r}, where the index keeps the texts: leave it out, or open the "

@@ -28,6 +28,7 @@ from tiered_index.storage.policy import MergePolicy
 from tiered_index.storage.writer import Mode
 from tiered_index.text.encoder import Encoder, as_encoder, encoder_again
 from tiered_index.text.feed import ENCODE_ROWS, Encoding, TextFeed, TextRows
+from tiered_index.validate.metadata import RESERVED
 
 DEFAULT_TEXT_COLUMN = "text"
 
@@ -94,7 +95,8 @@ keep_generations, merge_policy, full_reads, coarse_memory
         EncoderMismatchError
             The index's vectors are from another encoder, or of another dimension.
         ParameterError
-            No encoder is given, and none can be loaded from what the index keeps.
+            No encoder is given, and none can be loaded from what the index keeps; or `text_column` is no name
+            that a metadata column may have.
         EncoderError
             The encoder cannot be loaded, or fails.
         MissingDependencyError
@@ -113,6 +115,7 @@ keep_generations, merge_policy, full_reads, coarse_memory
             "ef_construction": ef_construction,
             "tail_sketch": tail_sketch,
         }
+        _check_column(text_column)
         one_of("mode", mode, ("rw", "r"))
         holding(full_reads, coarse_memory)
         in_range("keep_generations", keep_generations, 1)
@@ -203,6 +206,8 @@ keep_generations, merge_policy, full_reads, coarse_memory
             No text, or something that is no string.
         EncoderError
             The encoder failed, or returned something else than was asked.
+        EncoderMismatchError
+            Meanwhile somebody added texts of another encoder.
         TieredIndexError
             Others as of :meth:`Index.search`.
         """
@@ -213,9 +218,11 @@ keep_generations, merge_policy, full_reads, coarse_memory
 
         Raises
         ------
-        TextError, EncoderError
+        TextError, EncoderError, EncoderMismatchError
             As of :meth:`search`.
         """
+        if (kept := self.index.text) is not None:  # somebody may have added texts of another one since
+            kept.check_same(self._encoding.config)
         return self._encoding.queries(text)
 
     def explain(self, text: str | None = None, k: int = 10, **asked: Any) -> Explanation:
@@ -315,8 +322,16 @@ keep_generations, merge_policy, full_reads, coarse_memory
         shown.finish(len(rows))
 
 
+def _check_column(column: object) -> None:
+    if column is None or column is UNSET:
+        return
+    if not isinstance(column, str) or not column or column in RESERVED:
+        raise ParameterError(f"text_column must be None or a name other than {RESERVED}, not {column!r}")
+
+
 def _fitting(index: Index, given: Any, text_column: str | UnsetType | None) -> tuple[Encoder, TextConfig]:
     """Return the encoder that is given or kept, and how the index keeps texts; raise if they do not fit."""
+    _check_column(text_column)
     kept = index.text
     if given is None and kept is None:
         raise ParameterError(f"{index.path}: the index knows no encoder; pass encoder=")
@@ -326,7 +341,7 @@ def _fitting(index: Index, given: Any, text_column: str | UnsetType | None) -> t
         column = text_column
     elif kept is not None:
         column = kept.column
-    elif len(index.schema) and DEFAULT_TEXT_COLUMN not in index.schema.names:
+    elif (len(index) or len(index.schema)) and DEFAULT_TEXT_COLUMN not in index.schema.names:
         column = None
     config = TextConfig(encoder=encoder.identity(), column=column)
     if kept is not None:

@@ -87,7 +87,12 @@ def _as_arrow(ids: Any, first_row: int) -> pa.Array:
         ids = ids.combine_chunks()
     if isinstance(ids, pa.Array):
         _check_unicode(ids, first_row)
-        return ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
+        if not pa.types.is_dictionary(ids.type):
+            return ids
+        values = ids.dictionary  # nothing can be taken from views
+        return (values.cast(pa.string()) if pa.types.is_string_view(values.type) else values).take(
+            ids.indices
+        )
     if isinstance(ids, str | bytes):
         raise IdError(f"ids must be a sequence of ids, not one {type(ids).__name__}")
     if isinstance(ids, np.ndarray) and ids.ndim != 1:

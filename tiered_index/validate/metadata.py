@@ -72,7 +72,7 @@ def _checked_new(table: pa.Table) -> pa.Table:
             raise MetadataError(
                 f"column {field.name!r}: Parquet cannot hold {field.type}: {error}"
             ) from error
-    columns = [_decoded(table[field.name]).cast(field.type) for field in fields]
+    columns = [_stored(table[field.name], field.type) for field in fields]
     return pa.table(columns, schema=pa.schema(fields))
 
 
@@ -87,7 +87,24 @@ def _plain(kind: pa.DataType) -> pa.DataType:
         return pa.list_(_plain(kind.value_type))
     if pa.types.is_large_list(kind):
         return pa.large_list(_plain(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain(kind.value_type), kind.list_size)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind.fields])
+    if pa.types.is_map(kind):
+        return pa.map_(_plain(kind.key_type), _plain(kind.item_type), kind.keys_sorted)
     return kind
+
+
+def _stored(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Return a column as the type that the index stores; nothing can be taken from views, nor merged."""
+    column = _decoded(column)
+    try:
+        return column.cast(kind)
+    except pa.ArrowNotImplementedError:  # a dictionary of views in a list
+        if _plain(column.type) == column.type:
+            raise
+        return pa.chunked_array([pa.array(column.to_pylist(), kind)])
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -186,8 +203,8 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, first_row: int) -> pa.Chunke
             return pa.chunked_array([pa.nulls(len(column), field.type)])
         raise MetadataError(f"column {field.name!r} holds {field.type}, not {column.type}", [first_row + row])
     try:
-        return column.cast(field.type)
-    except pa.ArrowException as error:
+        return _stored(column, field.type)
+    except _ARROW_REFUSES as error:
         row = _first_unfit(column, field.type)
         raise MetadataError(
             f"column {field.name!r} holds {field.type}, not {column.type}: {error}",
