@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiered_index as ti
 from tiered_index.filters.columns import places
 from tiered_index.filters.nodes import And, Constant, Node, Not, Or
 from tiered_index.filters.parse import parse
+from tiered_index.storage import column_index
 
 MOMENTS = [datetime(2024, 12, 31, 23, 59, 59, 999999) + timedelta(microseconds=i) for i in range(3)]
 
@@ -57,10 +60,18 @@ COLUMNS: dict[str, tuple[pa.DataType, list[Any], list[Any]]] = {
     "day": (pa.date32(), [date(1969, 12, 31), date(2025, 1, 1)], [date(9999, 1, 1)]),
     "at": (pa.timestamp("ms"), [m.replace(microsecond=0) for m in MOMENTS[:2]], MOMENTS),
     "utc": (pa.timestamp("us", "Europe/Berlin"), [m.replace(tzinfo=UTC) for m in MOMENTS], []),
+    "second": (pa.timestamp("s"), [m.replace(microsecond=0) for m in MOMENTS[:2]], MOMENTS),
+    "clock": (pa.time32("s"), [time(0), time(23, 59, 59), time(12)], [time(6)]),
+    "date": (pa.date64(), [date(1969, 12, 31), date(2025, 1, 1)], [date(9999, 1, 1)]),
+    "seen": (pa.list_(pa.timestamp("s")), [[], [MOMENTS[0].replace(microsecond=0)], [None]], []),
     "tags": (pa.list_(pa.string()), [[], ["a"], ["a", None], ["b", "b", "a"], [None]], []),
     "nums": (pa.list_(pa.int64()), [[], [1, 2], [None, 3], [2]], []),
 }
-ELEMENTS = {"tags": ["a", "b", "c", None], "nums": [1, 3, 2.0, 1.5, None]}
+ELEMENTS = {
+    "seen": [MOMENTS[0].replace(microsecond=0), MOMENTS[1].replace(microsecond=0), None],
+    "tags": ["a", "b", "c", None],
+    "nums": [1, 3, 2.0, 1.5, None],
+}
 ORDERS = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
 
 
@@ -175,15 +186,63 @@ def test_every_filter_finds_what_python_finds(data: st.DataObject, rows: int, se
     assert evaluated(parse(where, table.schema), table) == wanted
 
 
+def all_of(name: str) -> list[dict[str, Any]]:
+    """Return every operator with every value that is asked of a column."""
+    _, held, others = COLUMNS[name]
+    if name in ELEMENTS:
+        return [{"$contains": v} for v in ELEMENTS[name]] + [{"$eq": None}, {"$exists": False}]
+    asked: list[dict[str, Any]] = [{op: v} for op in ("$eq", "$ne") for v in (None, *held, *others)] + [
+        {"$exists": True}
+    ]
+    asked += [{op: v} for op in ORDERS for v in (*held, *others) if name != "flag"]
+    return asked
+
+
 @pytest.mark.parametrize("name", sorted(COLUMNS))
 def test_all_operators_with_all_values(name: str) -> None:
     table = random_table(60, 1)
-    _, held, others = COLUMNS[name]
     rows = table.to_pylist()
-    asked = [{op: v} for op in ("$eq", "$ne") for v in (None, *held, *others)] + [{"$exists": True}]
-    asked += [{op: v} for op in ORDERS for v in (*held, *others) if name != "flag"]
-    if name in ELEMENTS:
-        asked = [{"$contains": v} for v in ELEMENTS[name]] + [{"$eq": None}, {"$exists": False}]
-    for spec in asked:
+    for spec in all_of(name):
         found = evaluated(parse({name: spec}, table.schema), table)
         assert found == {i for i, row in enumerate(rows) if holds({name: spec}, row)}, spec
+
+
+@pytest.mark.parametrize("name", sorted(COLUMNS))
+def test_the_same_from_disk_with_bitmaps_and_without(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = random_table(60, 2).select([name]).combine_chunks()
+    rows = table.to_pylist()
+    for indexed in (False, True):
+        with monkeypatch.context() as patch:
+            if not indexed:
+                patch.setattr(column_index, "MAX_VALUES", -1)
+            with ti.open(tmp_path / f"{indexed}.tidx", 8, merge_policy=ti.NoMergePolicy()) as index:
+                for first in range(0, 60, 20):
+                    index.add(range(first, first + 20), np.eye(20, 8) + 1, table.slice(first, 20))
+                for step in ("as written", "merged"):
+                    for spec in all_of(name):
+                        found = index.get(where={name: spec})["id"].to_pylist()
+                        wanted = [i for i, row in enumerate(rows) if holds({name: spec}, row)]
+                        assert found == wanted, (step, indexed, spec)
+                    assert index.verify().ok
+                    index.optimize()
+
+
+def test_values_hidden_under_null_lists_are_no_elements(tmp_path: Path) -> None:
+    values = pa.array(["a", "hidden", "b", "c"])
+    tags = pa.ListArray.from_arrays([0, 1, 2, 3, 4], values, mask=pa.array([False, True, False, False]))
+    with ti.open(tmp_path / "x.tidx", 8) as index:
+        index.add(range(4), np.eye(4, 8) + 1, {"tags": tags})
+        assert index.get(where={"tags": {"$contains": "b"}})["id"].to_pylist() == [2]
+        assert index.count({"tags": {"$contains": "hidden"}}) == 0
+        assert index.delete(where={"tags": {"$contains": "c"}}) == 1
+        assert index.get(where={})["id"].to_pylist() == [0, 1, 2]
+        assert index.verify().ok
+
+
+def test_a_column_that_is_named_like_a_field_of_another(tmp_path: Path) -> None:
+    table = pa.table({"s": [{"a": 1_000_000 + i} for i in range(3_000)], "s.a": range(3_000)})
+    with ti.open(tmp_path / "x.tidx", 8) as index:
+        index.add(range(3_000), np.ones((3_000, 8)), table)
+        assert index.count({"s.a": {"$lt": 10}}) == 10

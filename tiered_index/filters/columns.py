@@ -60,8 +60,9 @@ def comparable(column: pa.Array | pa.ChunkedArray) -> Any:
 
 def elements(column: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
     """Return the elements of all lists one after the other, and the row of each."""
-    rows = np.from_dlpack(pc.list_parent_indices(column).cast(pa.int64())).view(np.int64)
-    return pc.list_flatten(column), rows
+    # not list_parent_indices: it counts the values, too, that may be hidden under a null
+    lengths = np.from_dlpack(pc.list_value_length(column).fill_null(0).cast(pa.int64())).view(np.int64)
+    return pc.list_flatten(column), np.repeat(np.arange(len(column)), lengths)
 
 
 def _with_element(leaf: HasElement, column: pa.ChunkedArray) -> NDArray[np.int64]:

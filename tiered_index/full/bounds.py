@@ -34,7 +34,8 @@ def group_bounds(metadata: pq.FileMetaData, column: str, kind: pa.DataType) -> I
         Its type.
     """
     names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-    place = names.index(column) if column in names else None  # a list's path is longer than its name
+    # a list's path is longer than its name; a struct's field may have the path of another column
+    place = names.index(column) if names.count(column) == 1 else None
     for group in range(metadata.num_row_groups):
         chunk = None if place is None else metadata.row_group(group).column(place)
         if chunk is None or not chunk.is_stats_set or not chunk.statistics.has_null_count:

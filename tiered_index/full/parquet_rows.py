@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import mmap
 import os
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from tiered_index.validate.metadata import ID_COLUMN, VECTOR_COLUMN
 _GROUP_SHIFT = ROW_GROUP_ROWS.bit_length() - 1
 _GROUP_MASK = ROW_GROUP_ROWS - 1
 _VECTOR_PATHS = tuple(f"{VECTOR_COLUMN}.list.{item}" for item in ("element", "item"))
+_ARROW_SCHEMA = b"ARROW:schema"
 _MAX_PAGE_HEADER = 512
 """Bytes; headers written by Arrow take about 30."""
 
@@ -79,6 +81,7 @@ class ParquetRows:
         # Each row group's header is looked at: with read-ahead of 8 MiB opening read 1 of 4 GB, and what is
         # read pushes other files out where memory is short.
         self._bases = _vector_offsets(self.path, self._parquet, random, dim, dtype)
+        self._types = _types_changed(self._parquet)
         found = self._parquet.metadata.num_rows
         if found != self.rows:
             raise CorruptIndexError(f"{self.path}: {found} rows, where {self.rows} were written")
@@ -193,7 +196,7 @@ class ParquetRows:
 
     def bounds(self, name: str) -> Iterator[Bounds | None]:
         """Yield what is known of a column in each row group without reading it."""
-        kind = self._parquet.schema_arrow.field(name).type
+        kind = self._types.get(name, self._parquet.schema_arrow.field(name).type)
         return group_bounds(self._parquet.metadata, name, kind)
 
     def column(self, name: str) -> Iterator[tuple[int, pa.ChunkedArray]]:
@@ -219,6 +222,9 @@ class ParquetRows:
                 page_checksum_verification=True,
             )
             table = reader.read_row_groups(groups.tolist(), columns=list(names), use_threads=False)
+            for place, name in enumerate(table.column_names):
+                if name in self._types:
+                    table = table.set_column(place, name, table[name].cast(self._types[name]))
         except (pa.ArrowException, OSError) as error:
             raise CorruptIndexError(f"{self.path}: cannot be read: {error}") from error
         last = len(self._bases) - 1
@@ -234,6 +240,22 @@ class ParquetRows:
     def close(self) -> None:
         """Close the descriptor; mappings go when the last array over them does."""
         self.mapped.close()
+
+
+def _types_changed(file: pq.ParquetFile) -> dict[str, pa.DataType]:
+    """Return the types, as they were written, of columns that Parquet's reader returns with another one.
+
+    Parquet has no seconds, for one, and no ``date64``: such times come back in milliseconds, or in days.
+    """
+    kept = (file.metadata.metadata or {}).get(_ARROW_SCHEMA)
+    if kept is None:
+        return {}
+    written, found = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(kept))), file.schema_arrow
+    return {
+        field.name: field.type
+        for field in written
+        if field.name in found.names and not found.field(field.name).type.equals(field.type)
+    }
 
 
 def _vector_offsets(
