@@ -81,6 +81,30 @@ def test_an_alarm_and_its_end_are_told_once_each() -> None:
     assert "back at its floor" in str(back[0])
 
 
+def test_an_alarm_ends_with_the_last_query_that_has_a_floor() -> None:
+    groups = Groups(50, None, {})
+    assert [c.below for c in feed(groups, draw(0.5, 60))] == [True]
+    assert feed(groups, draw(1.0, 45), floor=None, every=1) == []  # a few are left: what was said stands
+    assert groups.report()[0].below
+    over = feed(groups, draw(1.0, 100), floor=None, every=1)
+    assert [(c.below, c.by, c.queries, c.floor) for c in over] == [(False, "all", 0, pytest.approx(0.9))]
+    assert "no query with one is left" in str(over[0])
+    group = groups.report()[0]
+    assert (group.floor, group.below) == (None, False)
+    assert feed(groups, draw(0.5, 9), every=1) == []  # too few to begin anew with
+    assert [c.below for c in feed(groups, draw(0.5, 50))] == [True]
+
+
+def test_an_alarm_ends_in_silence() -> None:
+    groups = Groups(1_000, 2.0, {"legal": 0.95})
+    assert [c.below for c in feed(groups, draw(0.5, 60), floor=None, tag="legal", at=100.0)] == [True]
+    assert groups.expire(101.0) == []
+    assert next(g for g in groups.report() if g.by == "tag").below
+    assert [(c.below, c.by, c.name) for c in groups.expire(108.0)] == [(False, "tag", "legal")]
+    assert not any(group.below for group in groups.report())
+    assert groups.expire(109.0) == []
+
+
 def test_floors_by_tag_go_before_what_was_asked() -> None:
     groups = Groups(500, None, {"legal": 0.95})
     changes = feed(groups, draw(0.85, 400), floor=0.5, tag="legal")

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -293,6 +294,21 @@ def test_a_group_below_its_floor_is_told_of(
     assert {r.name for r in caplog.records} == {"tiered_index.watch"}
     assert "recall@10 of tag legal is below its floor of 0.990" in caplog.text
     assert not group(watch, "tag", "legal").below
+
+
+def test_silence_ends_an_alarm(filled: ti.Index, queries: np.ndarray) -> None:
+    told: list[ti.RecallChange] = []
+    settings: dict[str, Any] = {"floors": {"legal": 0.99}, "window_seconds": 1.0, "state_seconds": 600}
+    with filled.watch(1.0, share=1.0, on_below=told.append, **settings) as watch:
+        for query in queries:
+            narrow(filled, query, tag="legal")
+        assert watch.settle(30)
+        assert [(c.below, c.name) for c in told] == [(True, "legal")]
+        end = time.monotonic() + 30
+        while len(told) == 1 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert [(c.below, c.name, c.queries) for c in told[1:]] == [(False, "legal", 0)]
+        assert not group(watch, "tag", "legal").below
 
 
 def test_the_floor_is_what_was_asked(filled: ti.Index, queries: np.ndarray) -> None:

@@ -48,8 +48,8 @@ class Watchable:
         compares with the generation that answered, and with the same filter. Searches with ``group_by``
         are counted, not watched. Recall is kept by tag, by profile and by plan, for each k; where it falls
         below its floor, beyond doubt, the logger ``tiered_index.watch`` and `on_below` are told, and again
-        when it is back. What was missed corrects what the planner expects, so that floors are kept by
-        queries that are harder than those of the calibration.
+        when it is back or no query with a floor is left. What was missed corrects what the planner expects,
+        so that floors are kept by queries that are harder than those of the calibration.
 
         Parameters
         ----------

@@ -68,6 +68,7 @@ class Group:
     def __init__(self, key: Key) -> None:
         self.key = key
         self.below = False
+        self._floor = math.nan
         self._recent: deque[_Seen] = deque()
         self._window = _Sums()
         self._asked = _Sums()
@@ -82,13 +83,15 @@ class Group:
         if floor is not None:
             self._asked.change(seen, 1)
 
-    def expire(self, most: int, since: float) -> None:
-        """Drop what is beyond the window: all but so many, and what came before `since`."""
+    def expire(self, most: int, since: float) -> bool:
+        """Drop all but so many, and what came before `since`; return whether there was something to drop."""
+        held = len(self._recent)
         while self._recent and (len(self._recent) > most or self._recent[0].at < since):
             gone = self._recent.popleft()
             self._window.change(gone, -1)
             if gone.floor is not None:
                 self._asked.change(gone, -1)
+        return len(self._recent) < held
 
     def report(self) -> WatchedGroup:
         """Return what there is to say."""
@@ -100,20 +103,24 @@ class Group:
             window=Watched.of(*self._window.moments(), self.key.k),
             total=Watched.of(*self._total.moments(), self.key.k),
             floor=self._asked.floors / asked if asked else None,
-            below=self.below,
+            below=self.below and asked > 0,  # its end may not have been told yet
         )
 
     def change(self) -> RecallChange | None:
-        """Return whether the group fell below its floor or is back, since this was last asked."""
+        """Return whether the group fell below its floor or no longer is, since this was last asked.
+
+        While only a few queries with a floor are left, what was said stands; with the last of them it ends.
+        """
         queries, mean, deviation = self._asked.moments()
-        if queries < ALARM_QUERIES:
+        over = self.below and not queries
+        if queries < ALARM_QUERIES and not over:
             return None
-        floor = self._asked.floors / queries
+        floor = self._floor if over else self._asked.floors / queries
         interval = recall_interval(queries, mean, deviation, self.key.k, ALARM_LEVEL)
-        below = mean < floor if self.below else interval.high < floor
+        below = (mean < floor and not over) if self.below else interval.high < floor
         if below == self.below:
             return None
-        self.below = below
+        self.below, self._floor = below, floor
         return RecallChange(
             below=below,
             by=self.key.by,
@@ -175,7 +182,7 @@ class Groups:
         return [key for key in keys if key.by != "plan"]
 
     def changes(self, keys: Iterable[Key], now: float) -> list[RecallChange]:
-        """Return which of some groups fell below their floors or are back."""
+        """Return which of some groups fell below their floors or no longer are."""
         found = []
         for key in dict.fromkeys(keys):
             group = self._groups[key.by].get(key)
@@ -185,11 +192,15 @@ class Groups:
                 found += [change] if change is not None else []
         return found
 
-    def expire(self, now: float) -> None:
-        """Drop what is beyond the window of every group."""
-        for alike in self._groups.values():
-            for group in alike.values():
-                self._expire(group, now)
+    def expire(self, now: float) -> list[RecallChange]:
+        """Drop what is beyond the window of every group; return what that changed."""
+        moved = [
+            key
+            for alike in self._groups.values()
+            for key, group in alike.items()
+            if self._expire(group, now) and key.by != "plan"
+        ]
+        return self.changes(moved, now)
 
     def report(self) -> tuple[WatchedGroup, ...]:
         """Return all groups: all searches first, then by tag, profile and plan."""
@@ -199,5 +210,5 @@ class Groups:
             found += [group.report() for group in sorted(groups, key=lambda group: group.key)]
         return tuple(found)
 
-    def _expire(self, group: Group, now: float) -> None:
-        group.expire(self._window, -math.inf if self._seconds is None else now - self._seconds)
+    def _expire(self, group: Group, now: float) -> bool:
+        return group.expire(self._window, -math.inf if self._seconds is None else now - self._seconds)

@@ -64,7 +64,7 @@ class WatchedGroup(msgspec.Struct, frozen=True, kw_only=True):
     floor : float or None
         What was asked of those in the window, in the mean; None if nothing was.
     below : bool
-        Whether the recall is below the floor, beyond doubt.
+        Whether the recall is below the floor, beyond doubt; False where there is none.
     """
 
     by: By
@@ -77,20 +77,20 @@ class WatchedGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecallChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A group that fell below its floor, or is back.
+    """A group that fell below its floor, or no longer is below it.
 
     Attributes
     ----------
     below : bool
-        True if it fell, False if it recovered.
+        True if it fell, False if it recovered or no query with a floor is left in the window.
     by, name, k
         The group, as in :class:`WatchedGroup`.
     floor : float
-        What was asked.
+        What was asked, or last was.
     recall, low, high : float
         Of the window: the mean and the ends of the interval that decided.
     queries : int
-        How many queries that rests on.
+        How many queries that rests on; 0, and `recall` NaN, where none with a floor is left.
     """
 
     below: bool
@@ -105,6 +105,8 @@ class RecallChange(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         what = f"recall@{self.k} of {group_words(self.by, self.name)}"
+        if not self.queries:
+            return f"{what} has no floor any more, and was below {self.floor:.3f}: no query with one is left"
         where = "below its floor of" if self.below else "back at its floor of"
         return (
             f"{what} is {where} {self.floor:.3f}: {self.recall:.3f} ({self.low:.3f} to {self.high:.3f}) "

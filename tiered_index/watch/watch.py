@@ -41,6 +41,9 @@ _SPELL_SECONDS = 0.02
 
 _LONGEST_PAUSE = 5.0
 
+_EXPIRY_SECONDS = 1.0
+"""Where nothing is asked any more, so often is looked what is beyond the window: an alarm may end by that."""
+
 _log = logging.getLogger("tiered_index.watch")
 
 
@@ -184,15 +187,17 @@ class Watch:
         if self._state is not None:
             self._state.clear()
         self._resumed = perf_counter()
-        written = -float("inf")
+        expired = written = -float("inf")
         while not self._stopping.is_set() and self._owner() is not None:
             if self._work.step():
                 self._pause()
             else:
                 self._idle.set()
                 self._rest(_POLL_SECONDS)
+            if perf_counter() - expired > _EXPIRY_SECONDS:
+                self._work.expire()
+                expired = perf_counter()
             if perf_counter() - written > self._state_seconds:
-                self._groups.expire(time.monotonic())
                 self._write_state()
                 written = perf_counter()
         if self._owner() is None:  # nobody is left who could be answered

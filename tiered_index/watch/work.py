@@ -106,6 +106,10 @@ class Work:
             _log.exception("%s: queries could not be watched", self._store.root)
         return True
 
+    def expire(self) -> None:
+        """Drop what is beyond the window, and tell of what that changed."""
+        self._tell(self._groups.expire(time.monotonic()))
+
     def corrected(self) -> dict[str, tuple[float, float]]:
         """Return by how much predictions are corrected, by family of plans."""
         chooser = self._planning.chooser
@@ -120,7 +124,7 @@ class Work:
             touched = self._answer_alike(snapshot, matching, alike)
             if touched is None:
                 return
-            self._report(touched)
+            self._tell(self._groups.changes(touched, time.monotonic()))
         if self._correct and self._chooser is not None:
             self._chooser.feedback.use_misses(self._misses.correction())
         self._compare(snapshot)
@@ -187,9 +191,9 @@ class Work:
                 missed = k - hits(answer.addresses[0], answer.scores[0], *true)
                 self._misses.observe(plan, 1.0 - known[plan], missed, k)
 
-    def _report(self, touched: list[Key]) -> None:
-        """Tell of groups that fell below their floors or are back."""
-        for change in self._groups.changes(touched, time.monotonic()):
+    def _tell(self, changes: list[RecallChange]) -> None:
+        """Tell of groups that fell below their floors or no longer are."""
+        for change in changes:
             _log.log(logging.WARNING if change.below else logging.INFO, "%s: %s", self._store.root, change)
             if self._on_below is not None:
                 try:
