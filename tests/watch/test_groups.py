@@ -95,6 +95,13 @@ def test_an_alarm_ends_with_the_last_query_that_has_a_floor() -> None:
     assert [c.below for c in feed(groups, draw(0.5, 50))] == [True]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_floor_of_1_is_reached_again(seed: int) -> None:
+    groups = Groups(50, None, {})
+    assert [c.below for c in feed(groups, draw(0.7, 60, seed), floor=1.0)] == [True]
+    assert [c.below for c in feed(groups, draw(1.0, 60), floor=1.0)] == [False]
+
+
 def test_an_alarm_ends_in_silence() -> None:
     groups = Groups(1_000, 2.0, {"legal": 0.95})
     assert [c.below for c in feed(groups, draw(0.5, 60), floor=None, tag="legal", at=100.0)] == [True]

@@ -18,6 +18,9 @@ queries and a look after each ten of them, 95 % did in 24 to 31 % of runs, this 
 ALARM_QUERIES = 10
 """Queries before the first alarm."""
 
+_DIGITS = 9
+"""Of means: sums that values come to and go from are not exact, and recalls of 1 must have a mean of 1."""
+
 MOST_GROUPS = 256
 """Groups of a kind that are held; then the one that was seen last longest ago goes."""
 
@@ -59,7 +62,13 @@ class _Sums:
             return 0, math.nan, 0.0
         mean = self.recalls / queries
         spread = max(self.squares - queries * mean * mean, 0.0)
-        return queries, mean, math.sqrt(spread / (queries - 1)) if queries > 1 else 0.0
+        deviation = math.sqrt(spread / (queries - 1)) if queries > 1 else 0.0
+        return queries, round(mean, _DIGITS), deviation
+
+    def floor(self) -> float | None:
+        """Return the mean floor; None without queries."""
+        queries = self.queries  # once: its thread may change it
+        return round(self.floors / queries, _DIGITS) if queries else None
 
 
 class Group:
@@ -95,15 +104,15 @@ class Group:
 
     def report(self) -> WatchedGroup:
         """Return what there is to say."""
-        asked = self._asked.queries
+        floor = self._asked.floor()
         return WatchedGroup(
             by=self.key.by,
             name=self.key.name,
             k=self.key.k,
             window=Watched.of(*self._window.moments(), self.key.k),
             total=Watched.of(*self._total.moments(), self.key.k),
-            floor=self._asked.floors / asked if asked else None,
-            below=self.below and asked > 0,  # its end may not have been told yet
+            floor=floor,
+            below=self.below and floor is not None,  # its end may not have been told yet
         )
 
     def change(self) -> RecallChange | None:
@@ -112,10 +121,11 @@ class Group:
         While only a few queries with a floor are left, what was said stands; with the last of them it ends.
         """
         queries, mean, deviation = self._asked.moments()
-        over = self.below and not queries
+        floor = self._asked.floor()
+        over = self.below and floor is None
         if queries < ALARM_QUERIES and not over:
             return None
-        floor = self._floor if over else self._asked.floors / queries
+        floor = self._floor if floor is None else floor
         interval = recall_interval(queries, mean, deviation, self.key.k, ALARM_LEVEL)
         below = (mean < floor and not over) if self.below else interval.high < floor
         if below == self.below:
