@@ -143,6 +143,28 @@ def test_who_is_alive(filled: ti.Index, queries: np.ndarray) -> None:
     assert not msgspec.structs.replace(running, pid=2**22 + 1).alive
 
 
+def test_one_that_seldom_writes_is_not_gone(filled: ti.Index, queries: np.ndarray) -> None:
+    watched(filled, queries[:3], state_seconds=600.0)
+    left = read_states(folder_of(filled.path))[0]
+    running = msgspec.structs.replace(left, report=msgspec.structs.replace(left.report, running=True))
+    assert msgspec.structs.replace(running, written=time.time() - 610).alive
+    assert not msgspec.structs.replace(running, written=time.time() - 2_000).alive
+
+
+def test_files_that_do_not_say_how_often_they_are_written_are_read(
+    filled: ti.Index, queries: np.ndarray
+) -> None:
+    watched(filled, queries[:3])
+    path = next(folder_of(filled.path).iterdir())
+    kept = json.loads(path.read_bytes())
+    del kept["interval"]
+    kept["report"]["running"] = True
+    path.write_text(json.dumps(kept))
+    state = read_states(path.parent)[0]
+    assert state.alive
+    assert not msgspec.structs.replace(state, written=time.time() - STALE_SECONDS - 1).alive
+
+
 def test_damaged_files_are_passed_over(filled: ti.Index, queries: np.ndarray) -> None:
     watched(filled, queries[:3])
     folder = folder_of(filled.path)

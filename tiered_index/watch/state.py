@@ -21,6 +21,9 @@ SUFFIX = ".json"
 STALE_SECONDS = 60.0
 """A file that was not written for so long tells of a process that is stuck, or gone."""
 
+STALE_INTERVALS = 3
+"""Or for so many times as long as it waits from one to the next, where that is longer."""
+
 
 class WatchState(msgspec.Struct, frozen=True, kw_only=True):
     """A process's watch, as it last was.
@@ -31,6 +34,8 @@ class WatchState(msgspec.Struct, frozen=True, kw_only=True):
         Whose.
     written : float
         When; seconds since 1970.
+    interval : float
+        How many seconds later it is to be written again; 0 where that was not yet kept.
     generation, rows : int
         What searches are answered from.
     report : WatchReport
@@ -46,6 +51,7 @@ class WatchState(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     report: WatchReport
     tally: Tally | None = None
+    interval: float = 0.0
 
     @property
     def age(self) -> float:
@@ -55,7 +61,8 @@ class WatchState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def alive(self) -> bool:
         """Whether the process still watches, as far as can be told from here."""
-        return self.report.running and self.age < STALE_SECONDS and _may_be_there(self.host, self.pid)
+        stale = max(STALE_SECONDS, STALE_INTERVALS * self.interval)
+        return self.report.running and self.age < stale and _may_be_there(self.host, self.pid)
 
 
 class StateFile:

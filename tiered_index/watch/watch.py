@@ -228,6 +228,7 @@ class Watch:
             host=platform.node(),
             pid=os.getpid(),
             written=time.time(),
+            interval=self._state_seconds,
             generation=snapshot.manifest.generation,
             rows=snapshot.rows,
             report=self.report(),
