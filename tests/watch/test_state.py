@@ -185,9 +185,20 @@ def test_info_for_people(filled: ti.Index, queries: np.ndarray) -> None:
     assert line.endswith("BELOW")
 
 
+def test_info_tells_programs_too_that_nothing_was_watched(filled: ti.Index) -> None:
+    result = CliRunner().invoke(app, ["info", str(filled.path), "--watch", "--json"])
+    assert json.loads(result.stdout) == {"processes": [], "groups": []}
+    assert (result.exit_code, "no process left" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_info_of_no_index_says_so(tmp_path: Path, options: list[str]) -> None:
+    result = CliRunner().invoke(app, ["info", str(tmp_path / "none"), "--watch", *options])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("IndexNotFoundError")
+
+
 def test_info_for_programs_joins_processes(filled: ti.Index, queries: np.ndarray) -> None:
-    told = json.loads(run("info", filled.path, "--watch", "--json"))
-    assert told == {"processes": [], "groups": []}
     watched(filled, queries[:20])
     folder = folder_of(filled.path)
     left = read_states(folder)[0]
