@@ -92,6 +92,7 @@ def test_ingest_again_is_refused_and_resumed(folder: Path) -> None:
         (["get", "INDEX"], "ParameterError"),
         (["delete", "INDEX"], "ParameterError"),
         (["delete", "INDEX", "d1", "--where", "{}"], "ParameterError"),
+        (["count", "INDEX", "--where", "[" * 100_000], "FilterError"),
     ],
 )
 def test_errors_are_one_line(folder: Path, arguments: list[str], error: str) -> None:
@@ -99,6 +100,29 @@ def test_errors_are_one_line(folder: Path, arguments: list[str], error: str) -> 
     assert shown.startswith(error)
     assert shown.count("\n") == 1
     assert not Path("x.tidx").exists()
+
+
+@pytest.mark.parametrize("command", [["search", "--vector"], ["calibrate", "--queries"]])
+def test_files_that_hold_no_array_are_one_line(folder: Path, vectors: np.ndarray, command: list[str]) -> None:
+    np.savez(folder / "q.npz", q=vectors[:3])
+    (folder / "empty.npy").write_bytes(b"")
+    (folder / "cut.npz").write_bytes(b"PK\x03\x04")
+    for name in ("q.npz", "empty.npy", "cut.npz"):
+        shown = run(command[0], folder / "i.tidx", command[1], folder / name, code=1)
+        assert shown.startswith(f"SourceError: {folder / name}")
+        assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", ['{"a": 1}', "[{}]", f"[{'9' * 400}]", "[" * 100_000, ""])
+def test_input_that_is_no_vector_is_one_line(folder: Path, given: str) -> None:
+    shown = run("search", folder / "i.tidx", "--vector", "-", code=1, stdin=given)
+    assert shown.startswith("DimensionError: standard input holds no JSON array of numbers")
+    assert shown.count("\n") == 1
+
+
+def test_numbers_that_do_not_fit_are_one_line(folder: Path) -> None:
+    shown = run("search", folder / "i.tidx", "--vector", "-", code=1, stdin=json.dumps([1e300] * DIM))
+    assert shown == "VectorRangeError: a number does not fit float32 (row 0)\n"
 
 
 def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:

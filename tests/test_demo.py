@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 import tiered_index as ti
+from tiered_index.cli import app
 from tiered_index.demo import collect as collecting
 from tiered_index.demo import run, train
 from tiered_index.demo.plot import plot
@@ -69,6 +71,15 @@ def test_the_demo_from_end_to_end(
     lines = len(said)
     run.Demo(tmp_path / "demo", said.append).build()  # nothing has changed: nothing is built
     assert len(said) == lines
+
+
+def test_a_file_is_no_folder_for_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("important")
+    for place in (tmp_path / "file", tmp_path / "file" / "demo"):
+        result = CliRunner().invoke(app, ["demo", "--dir", str(place)])
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"StorageError: {place}: the demo cannot keep its data there")
+    assert (tmp_path / "file").read_text() == "important"
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

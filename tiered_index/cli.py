@@ -21,6 +21,7 @@ from tiered_index.cli_rebuild import Rotated, Sketched, rebuild_app
 from tiered_index.cli_rows import AsJson, IndexPath, Where, errors, filter_of, keys_of, rows_app
 from tiered_index.cli_text import EncoderName, TextColumn, ingest_texts
 from tiered_index.cli_watch import watch_info
+from tiered_index.errors import disk_errors
 from tiered_index.show import (
     err,
     out,
@@ -31,6 +32,7 @@ from tiered_index.show import (
     segments,
     size_of,
 )
+from tiered_index.sources import read_npy
 
 app = typer.Typer(
     name="tiered-index",
@@ -183,7 +185,7 @@ def calibrate(
 ) -> None:
     """Measure what each plan takes and finds on this machine, and keep that with the index."""
     with errors(), ti.open(index) as opened:
-        given = None if queries is None else _load(queries)
+        given = None if queries is None else read_npy(str(queries))
         with err.status("measuring") as status:
             calibration = opened.calibrate(
                 given, k or (1, 10, 100), seconds=seconds, progress=lambda what: status.update(what)
@@ -314,8 +316,9 @@ def demo(
         pass
 
     say: Callable[[str], None] = quiet if as_json else out.print
-    with errors():
-        shown = run.Demo(folder or _cache_folder(), say)
+    place = folder or _cache_folder()
+    with errors(), disk_errors(f"{place}: the demo cannot keep its data there"):
+        shown = run.Demo(place, say)
         shown.build()
         answers = [shown.ask(question) for question in ([query] if query else run.QUESTIONS)]
         if not as_json:
@@ -358,20 +361,13 @@ def _query(index: ti.Index, like: str | None, vector: Path | None, row: int, tex
         return np.pad(flat.astype(np.float32), (0, index.config.dim - len(flat)))
     if str(vector) == "-":
         try:
-            return np.asarray(json.load(sys.stdin), np.float32)
-        except ValueError as error:
+            return np.asarray(json.load(sys.stdin), np.float64)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ti.DimensionError(f"standard input holds no JSON array of numbers: {error}") from error
-    array = _load(Path(str(vector)))
+    array = read_npy(str(vector))
     if array.ndim == 2 and not 0 <= row < len(array):
         raise ti.ParameterError(f"{vector}: has {len(array)} rows, not a row {row}")
     return array[row] if array.ndim == 2 else array
-
-
-def _load(path: Path) -> Any:
-    try:
-        return np.load(str(path), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ti.SourceError(f"{path}: cannot be read as .npy: {error}") from error
 
 
 def _cache_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 import tiered_index as ti
 from tiered_index.cli_rows import AsJson, errors
+from tiered_index.errors import disk_errors
 from tiered_index.fitness.report import header, legend, rows_of
 from tiered_index.show import err, out, print_json
 
@@ -47,6 +49,8 @@ def fitness(
 ) -> None:
     """Tell whether vectors are Matryoshka, and which prefix keeps what at which cost."""
     with errors():
+        if html is not None:
+            _try_to_write(html)
         found = ti.fitness(
             vectors,
             queries,
@@ -66,7 +70,8 @@ def fitness(
             progress=_say,
         )
         if html is not None:
-            found.save(html)
+            with disk_errors(f"{html}: cannot be written"):
+                found.save(html)
     if as_json:
         print_json(found)
         return
@@ -84,6 +89,15 @@ def fitness(
     out.print()
     for sentence in (legend(found), *found.cautions):
         out.print(f"[dim]{escape(sentence)}[/]", soft_wrap=True)
+
+
+def _try_to_write(path: Path) -> None:
+    """Find out before minutes of measuring whether a file can be written; leave what is there."""
+    new = not os.path.lexists(path)
+    with disk_errors(f"{path}: cannot be written"):
+        path.open("ab").close()
+        if new:
+            path.unlink()
 
 
 def _say(text: str) -> None:

@@ -85,7 +85,7 @@ def filter_of(where: str | None) -> Any:
         return None
     try:
         found = json.loads(where)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ti.FilterError(f"--where takes JSON, not {where!r}: {error}") from error
     if not isinstance(found, dict):
         raise ti.FilterError(f"--where takes a JSON object, not {where!r}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import is_zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -88,7 +89,7 @@ def open_source(source: Any, columns: Columns) -> Source:
             return _parquet(_parquet_files(path), columns)
         if columns.texts:
             raise SourceError(f"{path}: holds no texts")
-        return _npy(path)
+        return _array(read_npy(path), path)
     if isinstance(source, np.ndarray) and not columns.texts:
         return _array(source, "the array")
     if isinstance(source, pa.RecordBatch | pa.Table):
@@ -105,14 +106,19 @@ def open_source(source: Any, columns: Columns) -> Source:
     )
 
 
-def _npy(path: str) -> Source:
+def read_npy(path: str) -> np.ndarray[Any, Any]:
+    """Map the array of a .npy file.
+
+    Raises
+    ------
+    SourceError
+        Not there, not readable, or an archive.
+    """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SourceError(f"{path}: cannot be read as .npy: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise SourceError(f"{path}: an archive of arrays, not one array")
-    return _array(array, path)
+        return np.lib.format.open_memmap(path, mode="r")  # np.load would also take archives and pickles
+    except (OSError, ValueError) as error:
+        what = "an archive, not one array" if is_zipfile(path) else f"cannot be read as .npy: {error}"
+        raise SourceError(f"{path}: {what}") from error
 
 
 def _array(array: np.ndarray[Any, Any], name: str) -> Source:

@@ -64,6 +64,22 @@ def test_of_an_index(folder: Path) -> None:
     assert any("Give real queries" in caution for caution in found["cautions"])
 
 
+def test_a_page_that_cannot_be_written_is_told_before_measuring(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ti, "fitness", lambda *_, **__: pytest.fail("it was measured"))
+        for page in (folder / "none" / "f.html", folder):
+            shown = run(folder / "v.npy", "--html", page, code=1)
+            assert shown.startswith(f"StorageError: {page}: cannot be written")
+            assert shown.count("\n") == 1
+    (folder / "old.html").write_text("old")
+    for page in ("old.html", "new.html"):
+        run(folder / "none.npy", "--html", folder / page, code=1)
+    assert (folder / "old.html").read_text() == "old"
+    assert not (folder / "new.html").exists()
+
+
 def test_errors_are_one_line(folder: Path) -> None:
     assert run(folder / "none.npy", code=1).startswith("SourceError")
     assert run(folder / "v.npy", "--keep", "ndcg", code=1) == 'ParameterError: keep="ndcg" needs qrels\n'

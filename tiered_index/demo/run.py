@@ -111,9 +111,9 @@ class Demo:
         if marker.exists() and marker.read_text() == key:
             return
         train.check_dependencies()
-        if self._folder.exists() and not marker.exists() and any(self._folder.iterdir()):
-            self._check_own()
         self._folder.mkdir(parents=True, exist_ok=True)
+        if not marker.exists():
+            self._check_own()
         marker.unlink(missing_ok=True)
         self._say("collecting the docstrings of this Python's library and packages ...")
         documents = collect()
