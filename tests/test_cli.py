@@ -70,6 +70,17 @@ def test_info(folder: Path) -> None:
     assert "would take" in shown
 
 
+def test_names_and_values_are_shown_as_they_are(folder: Path, vectors: np.ndarray) -> None:
+    names = ["a[/b]", "price[usd]"]
+    with ti.open(folder / "names.tidx", dim=DIM) as index:
+        index.add(["d:100:1"], vectors[:1], {names[0]: ["[red]x[/]"], names[1]: ["y\\"]})
+    shown = [
+        run(*what) for what in (("search", index.path, "--like", "d:100:1"), ("get", index.path, "d:100:1"))
+    ]
+    assert all(word in one for one in shown for word in (*names, "d:100:1", "[red]x[/]", "y\\"))
+    assert f"columns: {names[0]} (string), {names[1]} (string)" in run("info", index.path)
+
+
 def test_ingest_again_is_refused_and_resumed(folder: Path) -> None:
     assert "DuplicateIdError" in run("ingest", folder / "v.parquet", folder / "i.tidx", code=1)
     again = json.loads(run("ingest", folder / "v.parquet", folder / "i.tidx", "--skip-existing", "--json"))

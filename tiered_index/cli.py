@@ -237,7 +237,8 @@ def info(
         kept = "not kept" if stats.text.column is None else f"in the column {stats.text.column!r}"
         out.print(escape(f"encoder: {stats.text.encoder}; texts {kept}"), soft_wrap=True)
     if stats.columns:
-        out.print("columns: " + ", ".join(f"{n} ({escape(kind)})" for n, kind in stats.columns.items()))
+        listed = ", ".join(f"{name} ({kind})" for name, kind in stats.columns.items())
+        out.print(f"columns: {listed}", markup=False)
     table = Table("tier", "what", "memory", "disk", box=None, pad_edge=False)
     for name in ("memory", "disk"):
         table.columns[2 if name == "memory" else 3].justify = "right"
@@ -343,8 +344,9 @@ def demo(
         )
     else:
         print_dimensions(table, rows, dim, queries)
-        out.print(f"\nplot: {shown.plot_path}")
-        out.print('ask your own: tiered-index demo --query "..."' + (f" --dir {folder}" if folder else ""))
+        out.print(f"\nplot: {shown.plot_path}", markup=False)
+        where = f" --dir {folder}" if folder else ""
+        out.print(f'ask your own: tiered-index demo --query "..."{where}', markup=False)
 
 
 def _query(index: ti.Index, like: str | None, vector: Path | None, row: int, text: str | None) -> Any:

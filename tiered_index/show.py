@@ -13,8 +13,8 @@ from rich.table import Table
 import tiered_index as ti
 from tiered_index.explain import HEADER, plan_words, rows_of
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)  # an id "a:100:b" is shown as it is
+err = Console(stderr=True, highlight=False, emoji=False)
 
 _BESIDE_TEXT = 32
 """Columns of the terminal for rank, score and id."""
@@ -28,7 +28,7 @@ def print_hits(
         shown = [n for n in hits[0] if n not in ("rank", "score") and (names is None or n in names)]
         table = Table("rank", "score", box=None, pad_edge=False)
         for name in shown:
-            table.add_column(name, no_wrap=True)
+            table.add_column(escape(name), no_wrap=True)
         for hit in hits:
             cells = [escape(_short(str(hit[n]))) for n in shown]
             table.add_row(str(hit["rank"]), f"{hit['score']:.4f}", *cells)
