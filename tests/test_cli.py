@@ -81,6 +81,23 @@ def test_names_and_values_are_shown_as_they_are(folder: Path, vectors: np.ndarra
     assert f"columns: {names[0]} (string), {names[1]} (string)" in run("info", index.path)
 
 
+def test_long_texts_leave_room_for_what_tells_rows_apart(folder: Path, vectors: np.ndarray) -> None:
+    ids = ["a-rather-long-id-1", "https://example.com/" + "x" * 90]
+    texts = {name: [f"{name} " + "word " * 60] * 2 for name in ("title", "text")} | {"year": [1999, 2001]}
+    with ti.open(folder / "long.tidx", dim=DIM) as index:
+        index.add(ids, vectors[:2], texts)
+    hits = run("search", index.path, "--like", ids[0], "-k", 1)
+    heads, best = hits.splitlines()[:2]
+    assert heads.split()[:3] == ["rank", "score", "id"]
+    assert best.split()[:3] == ["1", "1.0000", ids[0]]
+    assert all(word in best for word in ("title word", "text word", "1999"))
+    rows = run("get", index.path, *ids)
+    assert rows.splitlines()[1].startswith(ids[0])
+    assert ids[1] in "".join(line.split()[0] for line in rows.splitlines() if line.strip())
+    for shown in (hits, rows):
+        assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_ingest_again_is_refused_and_resumed(folder: Path) -> None:
     assert "DuplicateIdError" in run("ingest", folder / "v.parquet", folder / "i.tidx", code=1)
     again = json.loads(run("ingest", folder / "v.parquet", folder / "i.tidx", "--skip-existing", "--json"))

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 import tiered_index as ti
-from tiered_index.show import err, out, print_json
+from tiered_index.show import err, out, print_json, rows_table
 
 rows_app = typer.Typer()
 
@@ -59,12 +58,7 @@ def get(
     if as_json:
         print_json(rows)
         return
-    table = Table(box=None, pad_edge=False)
-    for name in found.column_names:
-        table.add_column(escape(name), no_wrap=True)
-    for row in rows:
-        table.add_row(*(escape(str(value)) for value in row.values()))
-    out.print(table)
+    out.print(rows_table(rows, found.column_names))
     out.print(f"[dim]{len(rows):,} row{'' if len(rows) == 1 else 's'}[/]")
 
 

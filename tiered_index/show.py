@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 import tiered_index as ti
 from tiered_index.explain import HEADER, plan_words, rows_of
@@ -16,8 +17,8 @@ from tiered_index.explain import HEADER, plan_words, rows_of
 out = Console(highlight=False, emoji=False)  # an id "a:100:b" is shown as it is
 err = Console(stderr=True, highlight=False, emoji=False)
 
-_BESIDE_TEXT = 32
-"""Columns of the terminal for rank, score and id."""
+_BESIDE_ID = 24
+"""Columns of the terminal that are left for rank and score beside a long id."""
 
 
 def print_hits(
@@ -26,20 +27,35 @@ def print_hits(
     """Print hits as a table, and the plan."""
     if hits:
         shown = [n for n in hits[0] if n not in ("rank", "score") and (names is None or n in names)]
-        table = Table("rank", "score", box=None, pad_edge=False)
-        for name in shown:
-            table.add_column(escape(name), no_wrap=True)
-        for hit in hits:
-            cells = [escape(_short(str(hit[n]))) for n in shown]
-            table.add_row(str(hit["rank"]), f"{hit['score']:.4f}", *cells)
-        out.print(table)
+        rows = [{**hit, "score": f"{hit['score']:.4f}"} for hit in hits]
+        out.print(rows_table(rows, ["rank", "score", *shown], whole=("rank", "score", "id")))
     out.print(f"[dim]plan: {plan_words(plan)}, {len(hits)} hits in {ms:.3f} ms[/]")
 
 
-def _short(cell: str) -> str:
-    """Cut a long text, which would leave no room for its score."""
-    most = max(out.width - _BESIDE_TEXT, _BESIDE_TEXT)
-    return cell if len(cell) <= most else cell[: most - 1] + "…"
+def rows_table(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], whole: Collection[str] = ("id",)
+) -> Table:
+    """Return rows as a table; where it is too wide all columns are cut but those that must stay whole."""
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        widest = max(out.width - _BESIDE_ID, _BESIDE_ID) if name == "id" else None
+        head = Text(name, no_wrap=True, overflow="ellipsis")
+        table.add_column(head, no_wrap=name in whole, max_width=widest)
+    for row in rows:
+        table.add_row(*(_id(row[n]) if n == "id" else _cell(row[n]) for n in names))
+    return table
+
+
+def _id(value: Any) -> Text:
+    """Return an id, which can be asked with: a long one goes on in the next line."""
+    return Text(str(value), no_wrap=False, overflow="fold")
+
+
+def _cell(value: Any) -> Text:
+    """Return a value for one line, however narrow its column becomes."""
+    text = str(value)
+    cut = text if len(text) <= out.width else f"{text[: out.width]}…"
+    return Text(cut, no_wrap=True, overflow="ellipsis")
 
 
 def print_explanation(explanation: ti.Explanation) -> None:
