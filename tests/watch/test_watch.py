@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pytest
 
 import tiered_index as ti
+from tiered_index.planner.feedback import Feedback
 from tiered_index.planner.misses import Correction
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 from tiered_index.watch import samples as sampling
@@ -386,18 +387,21 @@ def test_without_a_calibration_there_is_none(filled: ti.Index, queries: np.ndarr
     assert watch.report().corrected == {}
 
 
-def test_floors_are_kept_by_queries_that_are_harder(large: Path) -> None:
+def test_floors_are_kept_by_queries_that_are_harder(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same floor, before and after what was watched corrected the planner.
 
     Which plan is the fastest depends on the machine, and with it what it misses at first: so what is
-    found is compared with what was promised.
+    found is compared with what was promised. How busy it is meanwhile is not to change the plan.
     """
+    monkeypatch.setattr(Feedback, "observe", lambda *_, **__: None)
     vectors = matryoshka_vectors(6_000, DIM, seed=1, decay=0.3)
     hard = kind(1_000, 4, noise=0.14)
     truth, _ = exact_top_k(vectors, hard, 10)
     floor = 0.9
     with ti.open(large, mode="r") as index:
         first = [index.search(query, min_recall=floor) for query in hard]
+        if {result.plan.strategy for result in first} != {"graph"}:
+            pytest.skip("a scan, which misses less, was measured to be the fastest plan")
         before = recall_at_k([result.ids for result in first], truth)
         promised = index.explain(min_recall=floor).expected.recall
         assert before < promised - 0.03  # the queries are harder than calibration's
@@ -409,10 +413,11 @@ def test_floors_are_kept_by_queries_that_are_harder(large: Path) -> None:
         watch.stop()
         assert max(high for _, high in watch.report().corrected.values()) > 2.0
         after = [index.search(query, min_recall=floor) for query in hard]
-        assert {result.plan.strategy for result in after} == {"graph"}
+        explained = index.explain(min_recall=floor)
+        assert {result.plan for result in after} == {explained.plan}
         kept = recall_at_k([result.ids for result in after], truth)
         assert kept >= floor - 0.01
-        assert index.explain(min_recall=floor).expected.recall == pytest.approx(kept, abs=0.03)
+        assert explained.expected.recall == pytest.approx(kept, abs=0.03)
 
 
 def test_where_no_plan_keeps_the_floor_every_vector_is_scored(large: Path) -> None:
