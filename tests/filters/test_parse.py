@@ -92,6 +92,10 @@ SCHEMA = pa.schema(
         (pc.field("n") == "a", "cannot be evaluated"),
         (pc.field("n") + 1, "cannot be evaluated"),
         ({"$and": [pc.field("m") == 1]}, "No match"),
+        (pc.field(1) == 1, "name it"),
+        (pc.field(13, "a") == 1, "name it"),
+        (pc.field(13, 0) == 1, "name it"),
+        ({"$not": (pc.field("n") > 1) & pc.field(0).is_valid()}, "name it"),
     ],
 )
 def test_refused(where: Any, named: str) -> None:
@@ -163,11 +167,30 @@ def test_an_expression_knows_its_columns_and_where_it_is_true() -> None:
         places(failing, pa.table({"n": pa.array([0], pa.int32())}))
 
 
+@pytest.mark.parametrize(
+    ("expression", "columns"),
+    [
+        (pc.field("nested", "a") == 1, ("nested",)),
+        (pc.field("nested", 0) == 1, ("nested",)),
+        (pc.struct_field(pc.field("nested"), [0]) == 1, ("nested",)),
+        (pc.field("s") == "FieldPath(1)", ("s",)),
+        (pc.is_in(pc.field("n"), value_set=pa.chunked_array([[1], [2]], pa.int32())), ("n",)),
+        (pc.scalar(True), ()),
+    ],
+)
+def test_an_expression_that_names_its_columns_is_taken(expression: Any, columns: tuple[str, ...]) -> None:
+    node = parse(expression, SCHEMA)
+    assert columns_of(node) == columns
+    kinds = {"nested": [{"a": 1}, {"a": 3}], "s": ["FieldPath(1)", ""], "n": [1, 3]}
+    table = pa.table({name: pa.array(kinds[name], SCHEMA.field(name).type) for name in kinds})
+    assert places(node, table).tolist() == ([0] if columns else [0, 1])
+
+
 def test_without_columns_shapes_are_checked_and_nothing_matches() -> None:
     assert parse({"year": 3}, None) == NOTHING
     assert parse({"year": {"$gte": "x"}, "n": {"$contains": 3}}, None) == NOTHING
     assert parse({}, None) == EVERYTHING
     assert parse(pc.field("n") > 1, None) == NOTHING
-    for wrong in ({"year": {"$x": 3}}, {"year": {"$in": 3}}, {"$or": 3}):
+    for wrong in ({"year": {"$x": 3}}, {"year": {"$in": 3}}, {"$or": 3}, pc.field(1) > 1):
         with pytest.raises(ti.FilterError):
             parse(wrong, None)

@@ -33,8 +33,8 @@ unknown column, an unknown operator or a value that its column cannot hold is a 
 looked at. As long as an index has no columns, because it never held a row, the names and values are not
 checked: nothing matches.
 
-A pyarrow expression holds for the rows for which it is true; null is not true. It may stand inside ``$and``,
-``$or`` and ``$not``.
+A pyarrow expression holds for the rows for which it is true; null is not true. It names its columns: one by
+its place, as in ``field(1)``, is a FilterError. It may stand inside ``$and``, ``$or`` and ``$not``.
 
 ``parse`` makes nodes of either form (``nodes``), of values what their column can hold (``values``), and
 ``columns`` looks for them in Arrow arrays.

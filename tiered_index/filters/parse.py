@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def parse(where: Any, schema: pa.Schema | None) -> Node:
         Names column, operator and value.
     """
     if isinstance(where, pc.Expression):
-        return NOTHING if schema is None else _expression(where, schema)
+        return _expression(where, schema)
     if not isinstance(where, Mapping):
         raise FilterError(f"a filter is a dict or a pyarrow expression, not {where!r}")
     return both([_entry(name, given, schema) for name, given in where.items()])
@@ -180,7 +181,21 @@ _OPERATORS: dict[Any, Callable[[Ask], Node]] = {
 }
 
 
-def _expression(expression: Any, schema: pa.Schema) -> Node:
+_BY_PLACE = re.compile(r"(?<!FieldRef\.)\bFieldPath\(|Nested\(FieldRef\.FieldPath\(")
+"""A column by its place, in an expression's text; not a field by its place within a column."""
+
+
+def _expression(expression: Any, schema: pa.Schema | None) -> Node:
+    try:
+        form = expression.__reduce__()[1][0].to_pybytes()
+    except (pa.ArrowException, AttributeError, IndexError, TypeError):
+        form = None
+    # Rows are read with only the columns that are named, where others are in that place. What has a form has
+    # names only, so a value that looks like a place does no harm there.
+    if form is None and _BY_PLACE.search(str(expression)):
+        raise FilterError(f"the expression {expression} has a column by its place: name it, as in field('a')")
+    if schema is None:
+        return NOTHING
     problem = _refusal(expression, schema)
     if problem is not None:
         raise FilterError(f"the expression {expression} cannot be evaluated: {problem}") from problem
@@ -188,10 +203,6 @@ def _expression(expression: Any, schema: pa.Schema) -> Node:
     columns = tuple(
         name for i, name in enumerate(schema.names) if _refusal(expression, schema.remove(i)) is not None
     )
-    try:
-        form = expression.__reduce__()[1][0].to_pybytes()
-    except (pa.ArrowException, AttributeError, IndexError, TypeError):
-        form = None
     return Matches(expression, columns, form)
 
 
