@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -57,6 +58,12 @@ SCHEMA = pa.schema(
         ({"n": True}, "number, not bool"),
         ({"n": {"$in": 3}}, "list of values"),
         ({"n": {"$in": [1, "2"]}}, "number, not str"),
+        ({"n": {"$in": np.array(1)}}, "list of values"),
+        ({"n": {"$in": iter([1])}}, "pass a list"),
+        ({"$not": {"n": {"$nin": map(int, "12")}}}, "pass a list"),
+        ({"n": {"$not": {"$in": (i for i in range(3))}}}, "pass a list"),
+        ({"$or": iter([{"n": 1}])}, "$or takes a list"),
+        ({"$and": [{"$and": ({"n": i} for i in range(3))}]}, "$and takes a list"),
         ({"s": {"$in": "abc"}}, "list of values"),
         ({"n": [1, 2]}, "number, not list"),
         ({"n": {"$gt": None}}, "null is neither"),
@@ -130,6 +137,20 @@ def test_refused(where: Any, named: str) -> None:
         ({"price": 1.5}, {"price": Decimal("1.50")}),
         ({"raw": b"ab"}, {"raw": memoryview(b"ab")}),
         ({"n": {"$in": pa.array([1, None])}}, {"n": {"$in": {1, None}}}),
+        *[
+            ({"n": {"$in": values}}, {"n": {"$in": [1, 2]}})
+            for values in (
+                (1, 2),
+                frozenset({1, 2}),
+                range(1, 3),
+                {1: 3, 2: 4}.keys(),
+                {3: 1, 4: 2}.values(),
+                np.array([1, 2]),
+                pa.chunked_array([[1], [2]]),
+                pd.Series([1, 2]),
+                pl.Series([1, 2]),
+            )
+        ],
         (pc.field("n") > 1, pc.field("n") > 1),
     ],
 )

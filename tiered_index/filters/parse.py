@@ -97,7 +97,13 @@ def _one_of(ask: Ask) -> Node:
         values = values.to_pylist()
     if not isinstance(values, Iterable) or isinstance(values, str | bytes | Mapping):
         raise ask.error("it takes a list of values")
-    return _among(ask, list(values))
+    try:
+        read = iter(values)
+    except TypeError as error:  # a NumPy array without dimensions
+        raise ask.error("it takes a list of values") from error
+    if read is values:  # a search may look at its filter twice, and nothing would be left
+        raise ask.error("it can be read only once: pass a list of values")
+    return _among(ask, list(read))
 
 
 def _among(ask: Ask, values: list[Any]) -> Node:
