@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -301,6 +302,21 @@ def test_string_ids(make_index: Callable[..., ti.Index], vectors: np.ndarray) ->
     assert index.get(where={"id": {"$in": ["a", "z"]}})["id"].to_pylist() == ["a"]
     with pytest.raises(ti.FilterError, match="string, not int"):
         index.count({"id": 3})
+
+
+def test_an_hour_that_a_zone_repeats_is_asked_for_twice(make_index: Callable[..., ti.Index]) -> None:
+    index = make_index(dim=DIM, prefix_dim=DIM)
+    first = dt.datetime(2024, 10, 27, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    utc = dt.datetime(2024, 10, 27, 0, 30, tzinfo=dt.UTC)
+    clock = dt.time(1)
+    index.add([1, 2], VECTORS[:2], {"at": [utc, utc + dt.timedelta(hours=1)], "clock": [clock, clock]})
+    for fold in (0, 1, 0):
+        moment = first.replace(fold=fold)
+        assert index.get(where={"at": moment})["id"].to_pylist() == [1 + fold]
+        assert index.search(VECTORS[0], 2, where={"at": {"$gt": moment}}).ids.tolist() == [2][fold:]
+    assert index.count({"clock": clock}) == 2
+    with pytest.raises(ti.FilterError, match="without a time zone"):
+        index.count({"clock": clock.replace(tzinfo=first.tzinfo)})
 
 
 def test_what_was_asked_is_held_within_bounds(index: ti.Index) -> None:

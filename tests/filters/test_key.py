@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow.compute as pc
@@ -34,6 +35,19 @@ def test_equal_keys_are_of_filters_that_look_alike(one: Any, other: Any) -> None
 def test_dates_and_their_texts_are_told_apart() -> None:
     day = datetime.date(2026, 1, 2)
     assert len({key_of({"day": one}) for one in (day, "2026-01-02", datetime.datetime(2026, 1, 2))}) == 3
+
+
+def test_times_that_are_equal_and_mean_other_rows_are_told_apart() -> None:
+    zone = ZoneInfo("Europe/Berlin")
+    twice = datetime.datetime(2024, 10, 27, 2, 30, tzinfo=zone)
+    assert twice == twice.replace(fold=1)
+    assert key_of({"at": twice}) != key_of({"at": twice.replace(fold=1)})
+    assert key_of({"at": {"$in": [twice]}}) != key_of({"at": {"$in": [twice.replace(fold=1)]}})
+    one, zoned = datetime.time(1), datetime.time(1, tzinfo=zone)  # the latter is refused
+    assert one == zoned
+    assert key_of({"at": one}) != key_of({"at": zoned})
+    assert key_of({"at": twice}) == key_of({"at": twice.replace()})
+    assert key_of({"at": one}) == key_of({"at": datetime.time(1)})
 
 
 @pytest.mark.parametrize("value", [np.int64(1), pc.field("a") > 1, np.arange(3), list(range(65)), {1, 2}])

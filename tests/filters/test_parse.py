@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -167,6 +168,13 @@ def test_nodes() -> None:
     assert parse({"nested": None}, SCHEMA) == IsNull("nested")
     assert parse({"price": Decimal("1e999999999")}, SCHEMA) == NOTHING
     assert parse({"x": {"$gt": Decimal("-1e-999999999")}}, SCHEMA) == Range("x", low=-0.0)
+
+
+@pytest.mark.parametrize("made", [datetime, pd.Timestamp])
+def test_an_hour_that_a_zone_repeats_is_two(made: Any) -> None:
+    passes = [made(2024, 10, 27, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=fold) for fold in (0, 1)]
+    for moment, hour in zip(passes, (0, 1), strict=True):
+        assert parse({"t": moment}, SCHEMA) == parse({"t": f"2024-10-27T0{hour}:30:00Z"}, SCHEMA)
 
 
 def test_long_lists_of_expressions_are_told_apart() -> None:

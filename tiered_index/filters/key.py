@@ -6,9 +6,8 @@ import datetime
 from collections.abc import Hashable
 from typing import Any
 
-_PLAIN = frozenset(
-    {str, int, float, bool, bytes, type(None), datetime.date, datetime.datetime, datetime.time}
-)
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None), datetime.date})
+_CLOCKS = frozenset({datetime.datetime, datetime.time})
 _MOST_VALUES = 64
 
 
@@ -34,6 +33,9 @@ def _key(value: Any) -> Hashable:
     kind = type(value)
     if kind in _PLAIN:
         return kind, value  # for 1, 1.0 and True are equal
+    if kind in _CLOCKS:
+        # equal are those of both passes of an hour that a zone repeats, and a time with a zone and without
+        return kind, value, value.fold, value.tzinfo is None
     if kind is dict:
         return tuple([(name, _key(given)) for name, given in value.items()])
     if (kind is list or kind is tuple) and len(value) <= _MOST_VALUES:
