@@ -129,7 +129,7 @@ def bracket(ask: Ask, value: Any) -> Bracket:
     if family == "bool":
         key = _of(ask, value, bool, "a boolean")
     elif family == "text":
-        key = _of(ask, value, str, "a string")
+        key = str.__str__(_of(ask, value, str, "a string"))  # one of a subclass may equal others
         if any("\ud800" <= c <= "\udfff" for c in key):
             raise ask.error("it is not valid Unicode")
     elif family == "bytes":
@@ -176,7 +176,8 @@ def _limits(kind: pa.DataType) -> tuple[int, int]:
 
 def _number(ask: Ask, value: Any) -> Fraction | float:
     """Return a number without rounding; an infinity or NaN as a float."""
-    if isinstance(value, bool) or not isinstance(value, Rational | float | Decimal):
+    # to Python, a timedelta of NumPy is a whole number
+    if isinstance(value, bool | np.timedelta64) or not isinstance(value, Rational | float | Decimal):
         raise ask.error(f"the value must be a number, not {type(value).__name__}")
     if isinstance(value, Decimal):
         if value.is_nan() or value.is_infinite():
