@@ -99,7 +99,16 @@ def test_by_tag_profile_and_k(filled: ti.Index, vectors: np.ndarray, queries: np
     assert group(watch, "plan", "exact", 5).total.queries == 30
 
 
-@pytest.mark.parametrize("where", [{"year": 2003}, {"year": {"$gte": 2010}}, pc.field("year") == 2003, {}])
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"year": 2003},
+        {"year": {"$gte": 2010}},
+        {"year": {"$in": {2003: "a view of a dict cannot be copied"}.keys()}},
+        pc.field("year") == 2003,
+        {},
+    ],
+)
 def test_filters_are_watched_among_what_matches(filled: ti.Index, queries: np.ndarray, where: Any) -> None:
     watch = still(filled)
     found = [narrow(filled, query, where=where).ids for query in queries]

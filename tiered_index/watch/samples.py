@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
 from random import random
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.filters.copies import copied
 from tiered_index.planner.plan import Plan
 from tiered_index.planning import Planning
 from tiered_index.prepared import Called
@@ -121,7 +120,7 @@ class Samples:
         queries = np.asarray(query)
         addresses = result.addresses.reshape(len(result.ids), -1) if many else result.addresses[None]
         scores = result.scores if many else result.scores[None]
-        held = copy.deepcopy(where) if isinstance(where, Mapping) else where  # the caller may change it
+        held = copied(where)  # the caller may change it
         k, latency_ms, min_recall, budget, profile = called[:5]
         floor = self._planning.asked(budget, profile, latency_ms, min_recall).min_recall
         now = time.monotonic()
