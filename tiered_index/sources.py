@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from tiered_index.errors import SourceError
 from tiered_index.validate.batch import BATCH_ROWS
-from tiered_index.validate.metadata import ID_COLUMN, is_text
+from tiered_index.validate.conversion import is_text
+from tiered_index.validate.metadata import ID_COLUMN
 
 VECTOR_NAMES = ("vector", "embedding", "embeddings")
 """Column names that are looked for where none is given and several columns hold lists of numbers."""

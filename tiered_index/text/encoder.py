@@ -15,7 +15,7 @@ from tiered_index.errors import EncoderError, ParameterError, TextError, TieredI
 from tiered_index.text.callables import CallableEncoder
 from tiered_index.text.openai_encoder import OpenAIEncoder
 from tiered_index.text.sentence_transformer import SentenceTransformerEncoder
-from tiered_index.validate.metadata import is_text
+from tiered_index.validate.conversion import is_text
 
 
 @runtime_checkable

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tiered_index.errors import MetadataError
+from tiered_index.validate.conversion import check_kept, decoded, plain
 
 ID_COLUMN = "id"
 VECTOR_COLUMN = "vector"
@@ -62,7 +62,7 @@ def metadata_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row
 
 def _checked_new(table: pa.Table) -> pa.Table:
     """Return the first rows' columns as the index stores them: dictionaries and views as their values."""
-    fields = [pa.field(field.name, _plain(field.type)) for field in table.schema]
+    fields = [pa.field(field.name, plain(field.type)) for field in table.schema]
     for field in fields:
         if pa.types.is_null(field.type):
             raise MetadataError(f"column {field.name!r} has only nulls: give it a type (an Arrow array)")
@@ -76,44 +76,16 @@ def _checked_new(table: pa.Table) -> pa.Table:
     return pa.table(columns, schema=pa.schema(fields))
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        return _plain(kind.value_type)
-    if pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_binary_view(kind):
-        return pa.binary()
-    if pa.types.is_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_plain(kind.value_type))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_plain(kind.value_type), kind.list_size)
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_plain(field.type)) for field in kind.fields])
-    if pa.types.is_map(kind):
-        return pa.map_(_plain(kind.key_type), _plain(kind.item_type), kind.keys_sorted)
-    return kind
-
-
 def _stored(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Return a column as the type that the index stores; nothing can be taken from views, nor merged."""
-    column = _decoded(column)
+    chunks = [decoded(chunk) for chunk in column.chunks]
+    column = pa.chunked_array(chunks, chunks[0].type if chunks else plain(column.type))
     try:
         return column.cast(kind)
     except pa.ArrowNotImplementedError:  # a dictionary of views in a list
-        if _plain(column.type) == column.type:
+        if plain(column.type) == column.type:
             raise
         return pa.chunked_array([pa.array(column.to_pylist(), kind)])
-
-
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_dictionary(column.type):
-        kind = _plain(column.type)  # a view cannot be taken from, so the dictionary is cast first
-        return pa.chunked_array([c.dictionary.cast(kind).take(c.indices) for c in column.chunks], kind)
-    if pa.types.is_run_end_encoded(column.type):
-        return pc.run_end_decode(column)
-    return column
 
 
 def _as_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row: int) -> pa.Table:
@@ -194,16 +166,8 @@ def _first_unlike(values: list[Any], kind: pa.DataType | None) -> int | None:
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field, first_row: int) -> pa.ChunkedArray:
-    if pa.types.is_null(column.type):
-        return pa.chunked_array([pa.nulls(len(column), field.type)])
-    column = _decoded(column)
-    if is_text(field.type) != is_text(column.type):  # Arrow would cast 1 to "1" and "1" to 1
-        row = next((i for i, value in enumerate(column) if value.is_valid), None)
-        if row is None:
-            return pa.chunked_array([pa.nulls(len(column), field.type)])
-        raise MetadataError(f"column {field.name!r} holds {field.type}, not {column.type}", [first_row + row])
     try:
-        return _stored(column, field.type)
+        return _fitted(column, field.type)
     except _ARROW_REFUSES as error:
         row = _first_unfit(column, field.type)
         raise MetadataError(
@@ -212,15 +176,32 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, first_row: int) -> pa.Chunke
         ) from error
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether a type is one of Arrow's for strings."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _fitted(column: pa.ChunkedArray, kind: pa.DataType, *, unknown_nulls: bool = False) -> pa.ChunkedArray:
+    if column.null_count == len(column):  # whatever its type, it says nothing
+        return pa.chunked_array([pa.nulls(len(column), kind)])
+    check_kept(column, kind, unknown_nulls=unknown_nulls)
+    return _stored(column, kind)
 
 
 def _first_unfit(column: pa.ChunkedArray, kind: pa.DataType) -> int | None:
-    for row, value in enumerate(column):
-        try:
-            value.cast(kind)
-        except pa.ArrowException:
-            return row
-    return None
+    """Return the first row whose value does not fit; None if no single row is to blame."""
+
+    def fits(rows: int) -> bool:
+        try:  # Arrow gives every row all the fields of a struct: those it did not have are null
+            _fitted(column.slice(0, rows), kind, unknown_nulls=True)
+        except _ARROW_REFUSES:
+            return False
+        return True
+
+    return first_not(fits, len(column))
+
+
+def first_not(good: Callable[[int], bool], rows: int) -> int | None:
+    """Return the first row with which the rows up to it are no longer good; None if all are."""
+    if good(rows):
+        return None
+    low, high = 0, rows  # the first `low` rows are good, the first `high` are not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if good(middle) else (low, middle)
+    return low
