@@ -106,6 +106,12 @@ def test_a_column_of_nulls_alone_has_no_type() -> None:
     assert typed.schema.field("year").type == pa.int64()
 
 
+@pytest.mark.parametrize("kind", [pa.decimal128(5, -2), pa.decimal256(5, -2)])
+def test_first_rows_of_a_type_that_parquet_does_not_hold(kind: pa.DataType) -> None:
+    with pytest.raises(MetadataError, match="'x': Parquet cannot hold"):
+        metadata_table({"x": pa.nulls(2, kind)}, 2, None)
+
+
 @pytest.mark.parametrize("schema", [None, SCHEMA], ids=["first rows", "later rows"])
 @pytest.mark.parametrize(
     ("metadata", "match"),

@@ -68,7 +68,7 @@ def _checked_new(table: pa.Table) -> pa.Table:
             raise MetadataError(f"column {field.name!r} has only nulls: give it a type (an Arrow array)")
         try:
             pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
-        except pa.ArrowException as error:
+        except (*_ARROW_REFUSES, OSError) as error:  # a decimal of negative scale is an OSError, of no disk
             raise MetadataError(
                 f"column {field.name!r}: Parquet cannot hold {field.type}: {error}"
             ) from error
