@@ -181,3 +181,28 @@ def test_a_column_of_another_type_is_not_blamed_on_a_later_row(metadata: Any, fi
     with pytest.raises(MetadataError) as caught:
         metadata_table(metadata, 3, SCHEMA, first_row=100)
     assert caught.value.rows[:1] in ((), (first,))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, None, 2**63], pa.uint64()),
+        (np.array([2**64 - 1, 0, 5], object), pa.uint64()),
+        ([[2**63, 1], None, []], pa.list_(pa.uint64())),
+        ([{"a": 2**64 - 1}, {"a": None}, None], pa.struct({"a": pa.uint64()})),
+    ],
+    ids=["numbers", "array of objects", "lists", "structs"],
+)
+def test_numbers_beyond_int64_fit_an_unsigned_column(values: Any, kind: pa.DataType) -> None:
+    schema = pa.schema([("n", kind)])
+    assert metadata_table({"n": values}, 3, schema)["n"].to_pylist() == list(values)
+    assert metadata_table([{"n": value} for value in values], 3, schema)["n"].to_pylist() == list(values)
+
+
+@pytest.mark.parametrize("bad", [-1, 2**64, "7", True])
+def test_what_an_unsigned_column_does_not_hold_is_named_beside_large_numbers(bad: Any) -> None:
+    with pytest.raises(MetadataError, match="'n'") as caught:
+        metadata_table({"n": [2**63, bad, 1]}, 3, pa.schema([("n", pa.uint64())]), first_row=100)
+    assert caught.value.rows == (101,)
+    with pytest.raises(MetadataError, match="'n'"):  # not 1
+        metadata_table({"n": [2**63, 1.5]}, 2, pa.schema([("n", pa.uint64())]))

@@ -36,6 +36,13 @@ def is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
+def holds_uint64(kind: pa.DataType) -> bool:
+    """Return whether a type is uint64, or lists or structs of it."""
+    if pa.types.is_struct(kind):
+        return any(holds_uint64(field.type) for field in kind.fields)
+    return bool(pa.types.is_uint64(kind)) or (is_list(kind) and holds_uint64(kind.value_type))
+
+
 def plain(kind: pa.DataType) -> pa.DataType:
     """Return a type without dictionaries, runs and views, as the index stores it."""
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tiered_index.errors import MetadataError
-from tiered_index.validate.conversion import check_kept, decoded, plain
+from tiered_index.validate.conversion import check_kept, decoded, holds_uint64, plain
 
 ID_COLUMN = "id"
 VECTOR_COLUMN = "vector"
@@ -147,11 +147,25 @@ def _column(name: str, values: Any, schema: pa.Schema | None, first_row: int) ->
     try:
         return pa.array(values)
     except _ARROW_REFUSES as error:
-        known = schema is not None and name in schema.names
-        row = _first_unlike(list(values), schema.field(name).type if known and schema is not None else None)
+        kind = schema.field(name).type if schema is not None and name in schema.names else None
+        given = list(values)
+        if isinstance(error, OverflowError) and kind is not None and holds_uint64(kind):
+            beyond = _beyond_int64(given, kind)
+            if beyond is not None:
+                return beyond
+        row = _first_unlike(given, kind)
         raise MetadataError(
             f"column {name!r} has values of several types: {error}", [] if row is None else [first_row + row]
         ) from error
+
+
+def _beyond_int64(values: list[Any], kind: pa.DataType) -> pa.Array | None:
+    """Return values as the column's type: Arrow infers int64 only; None if they do not stay the same."""
+    try:
+        array = pa.array(values, kind)
+        return array if array.to_pylist() == values else None  # 1.5 would have become 1
+    except _ARROW_REFUSES:
+        return None
 
 
 def _first_unlike(values: list[Any], kind: pa.DataType | None) -> int | None:
