@@ -206,3 +206,43 @@ def test_what_an_unsigned_column_does_not_hold_is_named_beside_large_numbers(bad
     assert caught.value.rows == (101,)
     with pytest.raises(MetadataError, match="'n'"):  # not 1
         metadata_table({"n": [2**63, 1.5]}, 2, pa.schema([("n", pa.uint64())]))
+
+
+def wrong_text(kind: pa.DataType) -> pa.Array:
+    """Return "a", "bc", and two bytes that are no UTF-8."""
+    binary = pa.array(
+        [b"a", b"bc", b"\xff\xfe"], pa.large_binary() if kind == pa.large_string() else pa.binary()
+    )
+    return pa.Array.from_buffers(kind, 3, binary.buffers())
+
+
+WRONG: dict[str, Callable[[], pa.Array]] = {
+    "string": lambda: wrong_text(pa.string()),
+    "large string": lambda: wrong_text(pa.large_string()),
+    "struct": lambda: pa.StructArray.from_arrays([wrong_text(pa.string())], ["a"]),
+    "list": lambda: pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), wrong_text(pa.string())),
+    "map": lambda: pa.MapArray.from_arrays([0, 1, 2, 3], pa.array([1, 2, 3]), wrong_text(pa.string())),
+    "chunks": lambda: pa.chunked_array([["a", "bc"], wrong_text(pa.string()).slice(2)]),
+}
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["first rows", "later rows"])
+@pytest.mark.parametrize("make", WRONG.values(), ids=WRONG)
+def test_text_that_is_not_utf8_is_named_by_row_and_nothing_is_kept(
+    make: Callable[[], pa.Array], later: bool, make_index: Callable[..., ti.Index], vectors: np.ndarray
+) -> None:
+    index, wrong = make_index(), make()
+    if later:
+        index.add([9], vectors[:1], {"x": wrong.slice(0, 1)})
+    with pytest.raises(MetadataError, match=r"'x' is not valid.*row 2") as caught:
+        index.add([1, 2, 3], vectors[:3], {"x": wrong})
+    assert caught.value.rows == (2,)
+    assert index.count() == int(later)
+    index.add([1, 2], vectors[:2], {"x": wrong.slice(0, 2)})  # what stands beside a slice is not of it
+    assert index.get([2])["x"].to_pylist() == wrong.slice(1, 1).to_pylist()
+
+
+def test_a_dictionary_that_is_not_utf8_is_refused() -> None:
+    wrong = pa.DictionaryArray.from_arrays(pa.array([0, 1]), wrong_text(pa.string()))
+    with pytest.raises(MetadataError, match="'x' is not valid"):
+        metadata_table({"x": wrong}, 2, None)

@@ -1,4 +1,4 @@
-"""Which values may become those of a column of another type: the ones that keep what they say."""
+"""Which values are valid, and may become those of a column of another type: what keeps what it says."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def check_kept(column: pa.ChunkedArray, kind: pa.DataType, *, unknown_nulls: boo
     """
     for chunk in column.chunks:
         _check(chunk, kind, unknown_nulls)
+
+
+def check_valid(column: pa.ChunkedArray) -> None:
+    """Raise ArrowInvalid if a column is not what its type says; Arrow takes a producer's word for UTF-8."""
+    for chunk in column.chunks:
+        chunk.validate()
+        _check_valid(chunk)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -73,6 +80,26 @@ def decoded(values: pa.Array) -> pa.Array:
     return values
 
 
+def _check_valid(values: pa.Array) -> None:
+    """Check values one by one; not those before and after a slice, as Arrow does with nested ones."""
+    if isinstance(values, pa.ExtensionArray):
+        _check_valid(values.storage)
+    elif pa.types.is_struct(values.type):
+        for field in values.flatten():
+            _check_valid(field)
+    elif is_list(values.type):
+        _check_valid(values.flatten())
+    elif pa.types.is_map(values.type):
+        _check_valid(_pairs(values))
+    else:
+        values.validate(full=True)
+
+
+def _pairs(values: pa.MapArray) -> pa.StructArray:
+    kind = pa.struct({"key": values.type.key_type, "value": values.type.item_type})
+    return values.cast(pa.list_(kind)).flatten()
+
+
 def _check(values: pa.Array, kind: pa.DataType, unknown_nulls: bool) -> None:
     if plain(values.type) == kind:
         return
@@ -89,8 +116,7 @@ def _check(values: pa.Array, kind: pa.DataType, unknown_nulls: bool) -> None:
     elif is_list(given) and is_list(kind):
         _check(values.flatten(), kind.value_type, unknown_nulls)
     elif pa.types.is_map(given) and pa.types.is_map(kind):
-        pairs = pa.list_(pa.struct({"key": given.key_type, "value": given.item_type}))
-        keys, items = values.cast(pairs).flatten().flatten()
+        keys, items = _pairs(values).flatten()
         _check(keys, kind.key_type, unknown_nulls)
         _check(items, kind.item_type, unknown_nulls)
     elif not _alike(given, kind):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tiered_index.errors import MetadataError
-from tiered_index.validate.conversion import check_kept, decoded, holds_uint64, plain
+from tiered_index.validate.conversion import check_kept, check_valid, decoded, holds_uint64, plain
 
 ID_COLUMN = "id"
 VECTOR_COLUMN = "vector"
@@ -37,8 +37,8 @@ def metadata_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row
     Raises
     ------
     MetadataError
-        Unknown or missing columns, a reserved name, another number of rows, or a value that does not
-        fit its column's type.
+        Unknown or missing columns, a reserved name, another number of rows, a value that does not fit
+        its column's type, or an Arrow array that is not valid: strings that are not UTF-8.
     """
     table = _as_table(metadata, rows, schema, first_row)
     if table.num_columns and table.num_rows != rows:
@@ -49,6 +49,8 @@ def metadata_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row
     taken = [name for name in names if name in RESERVED]
     if taken:
         raise MetadataError(f"the index itself has a column {taken[0]!r}; give it another name")
+    for name in names:
+        _check_valid(name, table[name], first_row)
     if schema is None:
         return _checked_new(table)
     unknown = [name for name in names if name not in schema.names]
@@ -58,6 +60,24 @@ def metadata_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row
     if missing:
         raise MetadataError(f"missing columns {missing}")
     return pa.table([_cast(table[field.name], field, first_row) for field in schema], schema=schema)
+
+
+def _check_valid(name: str, column: pa.ChunkedArray, first_row: int) -> None:
+    try:
+        check_valid(column)
+    except _ARROW_REFUSES as error:
+
+        def valid(rows: int) -> bool:
+            try:
+                check_valid(column.slice(0, rows))
+            except _ARROW_REFUSES:
+                return False
+            return True
+
+        row = first_not(valid, len(column))
+        raise MetadataError(
+            f"column {name!r} is not valid: {error}", [] if row is None else [first_row + row]
+        ) from error
 
 
 def _checked_new(table: pa.Table) -> pa.Table:
@@ -211,8 +231,8 @@ def _first_unfit(column: pa.ChunkedArray, kind: pa.DataType) -> int | None:
 
 
 def first_not(good: Callable[[int], bool], rows: int) -> int | None:
-    """Return the first row with which the rows up to it are no longer good; None if all are."""
-    if good(rows):
+    """Return the first row with which the rows up to it are no longer good; None if it is no row's fault."""
+    if good(rows) or not good(0):
         return None
     low, high = 0, rows  # the first `low` rows are good, the first `high` are not
     while high - low > 1:
