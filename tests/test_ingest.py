@@ -430,6 +430,26 @@ def test_numbered_rows_are_passed_over(table: pa.Table, target: Path, holds: Cal
     holds(target, list(range(ROWS)), vectors)
 
 
+def test_skipping_in_a_batch_knows_what_the_batch_did(
+    table: pa.Table, target: Path, holds: Callable[..., None]
+) -> None:
+    vectors = vectors_of(table)
+    how: dict[str, Any] = {"skip_existing": True, "calibrate_seconds": 0, "check_prefix": False}
+    ti.ingest(vectors[:PART], target)
+    with ti.open(target) as index:
+        with index.batch():
+            index.delete(range(5))
+            index.add(range(PART, PART + 3), vectors[PART : PART + 3])
+            report = ti.ingest(vectors[: PART + 6], index, **how)
+            assert (report.rows, report.skipped) == (5 + 3, PART + 6 - 8)
+            again = ti.ingest(vectors[: PART + 6], index, **how)
+            assert (again.rows, again.skipped) == (0, PART + 6)
+            with pytest.raises(ti.DuplicateIdError):
+                ti.ingest(pa.table({"id": [100, 100], "vector": list(vectors[:2])}), index, **how)
+        assert len(index) == PART + 6
+    holds(target, list(range(PART + 6)), vectors[: PART + 6])
+
+
 def test_skipping_does_not_hide_an_id_that_stands_twice_in_the_source(table: pa.Table, target: Path) -> None:
     twice = pa.concat_tables([table.slice(0, PART), table.slice(0, PART)])
     with pytest.raises(ti.DuplicateIdError):

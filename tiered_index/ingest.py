@@ -98,7 +98,8 @@ def ingest(
         vectors are read once more for it), and are the first of a stream. Scores stay those of the vectors
         as they are given. For an index that has rows see :meth:`Index.rebuild_coarse`.
     skip_existing : bool
-        Pass over rows whose ids the index holds: to go on with an interrupted ingestion.
+        Pass over rows whose ids the index holds, or would hold with the open batch of this thread: to go on
+        with an interrupted ingestion.
     progress : bool, optional
         Show rows, rate and time left; by default on a terminal only.
     commit_rows : int
@@ -185,7 +186,7 @@ def _ingest(
     started: float,
 ) -> IngestReport:
     shown = Progress(source.rows, progress)
-    feed = _Feed(source.batches(), index if skip_existing else None, shown)
+    feed = _Feed(source.batches(), skip_existing, shown)
     added = 0
     while feed.more():
         added += index.write(lambda intake: feed.take(intake, commit_rows))
@@ -210,9 +211,9 @@ def finish(
 class _Feed:
     """Hands a source's batches to one commit after another."""
 
-    def __init__(self, batches: Iterator[SourceBatch], known_to: Index | None, shown: Progress) -> None:
+    def __init__(self, batches: Iterator[SourceBatch], skip_existing: bool, shown: Progress) -> None:
         self._batches = batches
-        self._known_to = known_to
+        self._skip_existing = skip_existing
         self._shown = shown
         self._row = 0
         self.skipped = 0
@@ -235,8 +236,8 @@ class _Feed:
             self._row += len(batch.vectors)
             taken += len(batch.vectors)
             checked = intake.batch(ids, batch.vectors, batch.metadata, first_row)
-            if self._known_to is not None:
-                fresh = np.flatnonzero(self._known_to.find(checked.ids, checked.keys) < 0)
+            if self._skip_existing:
+                fresh = np.flatnonzero(~intake.known(checked.ids, checked.keys))
                 self.skipped += len(checked) - len(fresh)
                 checked = checked.take(fresh)
             yield checked

@@ -7,9 +7,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from tiered_index.ask import ask
 from tiered_index.config import Budget, IndexConfig, in_range
@@ -25,7 +23,7 @@ from tiered_index.storage.linking import Linking
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.verify import VerifyReport, verify
 from tiered_index.storage.writer import Current
-from tiered_index.validate.ids import Keys, id_array, id_keys
+from tiered_index.validate.ids import id_array, id_keys
 from tiered_index.watch.face import Watchable
 from tiered_index.watch.onlooker import check_tag
 
@@ -283,10 +281,6 @@ class Reader(Watchable):
 
     def __len__(self) -> int:
         return self.count()
-
-    def find(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
-        """Return a number below 0 for each checked id that the index does not hold; for ingestion."""
-        return self._current.get().find(ids, keys)
 
     def snapshot(self) -> Snapshot:
         """Return what is searched now; for measuring it."""

@@ -74,6 +74,23 @@ def test_an_interrupted_one_goes_on_and_encodes_nothing_twice(table: pa.Table, t
             texts.ingest(table, text_column="body")
 
 
+def test_one_in_a_batch_knows_what_the_batch_did(table: pa.Table, tmp_path: Path) -> None:
+    some = table.slice(0, 6)
+    counting = Counting()
+    with ti.TextIndex.open(tmp_path / "t", ti.CallableEncoder(counting, dim=DIM)) as texts:
+        texts.add_texts(["d0", "d1"], ["a", "b"], {"n": [0, 0]})
+        with texts.index.batch():
+            texts.index.delete(["d0"])
+            texts.add_texts(["d2"], ["c"], {"n": [0]})
+            counting.seen.clear()
+            report = texts.ingest(some, text_column="body", skip_existing=True, calibrate_seconds=0)
+            assert (report.rows, report.skipped) == (4, 2)
+            assert counting.seen == [some["body"][row].as_py() for row in (0, 3, 4, 5)]
+            with pytest.raises(ti.DuplicateIdError):
+                texts.add_texts(["d3"], ["d"], {"n": [0]})
+        assert len(texts) == 6
+
+
 def test_numbered_rows_and_rows_of_errors(tmp_path: Path) -> None:
     bodies = [f"t{i}" for i in range(COUNT)]
 

@@ -26,7 +26,7 @@ from tiered_index.storage.manifest import Manifest, encode_schema
 from tiered_index.storage.segment import SegmentWriter, remove_segment
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.batch import Intake, RowBatch
-from tiered_index.validate.ids import Keys, kind_of
+from tiered_index.validate.ids import Keys, kind_of, refuse_known
 
 
 class Transaction:
@@ -51,6 +51,7 @@ class Transaction:
         self._snapshot = snapshot  # with the segments that were finished since
         self._sealed: list[str] = []
         self._writer: SegmentWriter | None = None
+        self._first = 0  # where the rows of the call under way begin in the new segment
         self._dead = BitMap()
         self._broken = False
         self._deleted: dict[int, BitMap] = {}
@@ -60,11 +61,11 @@ class Transaction:
         manifest = snapshot.manifest
         myself = weakref.ref(self)  # a circle would hold the snapshot's files until it is found
 
-        def refuse(ids: pa.Array, keys: Keys) -> None:
-            if (transaction := myself()) is not None:
-                _refuse_known(ids, *transaction._find(ids, keys), 0)
+        def known(ids: pa.Array, keys: Keys) -> NDArray[np.bool_]:
+            transaction = myself()
+            return np.zeros(len(keys), bool) if transaction is None else transaction._known(ids, keys)
 
-        self.intake = Intake(manifest.config, manifest.id_kind, snapshot.schema, snapshot.directions, refuse)
+        self.intake = Intake(manifest.config, manifest.id_kind, snapshot.schema, snapshot.directions, known)
 
     @property
     def rows(self) -> int:
@@ -100,7 +101,7 @@ class Transaction:
         self._check_whole()
         if text is not None and self._text is not None:
             self._text.check_same(text)
-        first = 0 if self._writer is None else self._writer.rows
+        first = self._first = 0 if self._writer is None else self._writer.rows
         dead, deleted = self._dead.copy(), {n: rows.copy() for n, rows in self._deleted.items()}
         decided = self.intake.id_kind, self.intake.schema
         try:
@@ -268,7 +269,7 @@ class Transaction:
                 (again + batch.first_row).tolist(),
             )
         if not replace:
-            _refuse_known(batch.ids, mine, theirs, batch.first_row)
+            refuse_known(batch.ids, (mine >= 0) | (theirs >= 0), batch.first_row)
         self._bury(mine, theirs)
         if self._writer is None:
             self._writer = SegmentWriter(
@@ -285,30 +286,36 @@ class Transaction:
 
     def _find(self, ids: pa.Array, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return each id's row in the new segment and its address in the snapshot; -1 if it is not there."""
+        return self._find_new(ids, keys), self._find_old(ids, keys)
+
+    def _known(self, ids: pa.Array, keys: Keys) -> NDArray[np.bool_]:
+        """Tell which ids the index would hold without the call under way: its own rows come only once."""
+        known = self._find_old(ids, keys) >= 0
+        if self._first:
+            mine = self._find_new(ids, keys)
+            known |= (mine >= 0) & (mine < self._first)
+        return known
+
+    def _find_new(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
         mine = np.full(len(keys), -1, np.int64)
         if self._writer is not None:
             mine = self._writer.find(ids, keys)
             if self._dead:
                 dead = np.fromiter((row >= 0 and row in self._dead for row in mine.tolist()), bool, len(mine))
                 mine[dead] = -1
+        return mine
+
+    def _find_old(self, ids: pa.Array, keys: Keys) -> NDArray[np.int64]:
         theirs = self._snapshot.find(ids, keys)
         for number, rows in self._deleted.items():
             of_segment = np.flatnonzero((theirs >= 0) & (theirs >> ROW_BITS == number))
             for place in of_segment.tolist():
                 if int(theirs[place]) & ROW_MASK in rows:
                     theirs[place] = -1
-        return mine, theirs
+        return theirs
 
     def _bury(self, mine: NDArray[np.int64], theirs: NDArray[np.int64]) -> None:
         self._dead.update(mine[mine >= 0].tolist())
         addresses = theirs[theirs >= 0]
         for number, _, rows in self._snapshot.split(addresses):
             self._deleted.setdefault(number, BitMap()).update(rows.tolist())
-
-
-def _refuse_known(ids: pa.Array, mine: NDArray[np.int64], theirs: NDArray[np.int64], first_row: int) -> None:
-    known = np.flatnonzero((mine >= 0) | (theirs >= 0))
-    if len(known):
-        raise DuplicateIdError(
-            f"id {ids[int(known[0])].as_py()!r} is in the index already", (known + first_row).tolist()
-        )

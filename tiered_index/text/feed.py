@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +15,11 @@ from tiered_index.progress import Progress
 from tiered_index.sources import SourceBatch
 from tiered_index.text.encoder import Encoder, encode, text_array
 from tiered_index.validate.batch import Intake, RowBatch
-from tiered_index.validate.ids import Keys, check_distinct, id_array, id_keys
+from tiered_index.validate.ids import check_distinct, id_array, id_keys, refuse_known
 from tiered_index.validate.metadata import metadata_table
 
 ENCODE_ROWS = 1_024
 """Texts that are encoded at a time: the vectors of these are in memory, not those of the whole call."""
-
-Find = Callable[[pa.Array, Keys], NDArray[np.int64]]
 
 
 class Encoding(NamedTuple):
@@ -100,7 +98,7 @@ class TextRows:
     def batches(self, intake: Intake, shown: Progress, *, replace: bool) -> Iterator[RowBatch]:
         """Yield checked rows; what can be refused without their vectors is refused before there are any."""
         if not replace:
-            intake.refuse_known(self._ids, self._keys)
+            refuse_known(self._ids, intake.known(self._ids, self._keys))
         column = self._encoding.config.column
         others = metadata_table(self._metadata, len(self), _without(intake.schema, column))
         for start in range(0, len(self), ENCODE_ROWS):
@@ -120,19 +118,19 @@ class TextFeed:
         Makes the vectors.
     batches : iterator of SourceBatch
         With texts in the place of vectors.
-    find : callable or None
-        Tells which ids the index holds; their rows are passed over, and not encoded.
+    skip_existing : bool
+        Pass over rows whose ids the index holds, and do not encode them.
     shown : Progress
         Told how far it is.
     """
 
     def __init__(
-        self, encoding: Encoding, batches: Iterator[SourceBatch], find: Find | None, shown: Progress
+        self, encoding: Encoding, batches: Iterator[SourceBatch], skip_existing: bool, shown: Progress
     ) -> None:
         self._encoding = encoding
         self._parts = (part for batch in batches for part in _parts(batch))
         self._next = next(self._parts, None)
-        self._find = find
+        self._skip_existing = skip_existing
         self._shown = shown
         self._row = 0
         self.skipped = 0
@@ -165,7 +163,9 @@ class TextFeed:
             column,
             texts,
         )
-        fresh = np.ones(len(texts), bool) if self._find is None else self._find(ids, id_keys(ids)) < 0
+        fresh = np.ones(len(texts), bool)
+        if self._skip_existing:
+            fresh = ~intake.known(ids, id_keys(ids))
         # rows that are passed over get a stand-in, so that the others keep their numbers in errors
         vectors = np.ones((len(texts), self._encoding.dim), np.float32)
         if fresh.all():

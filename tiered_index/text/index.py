@@ -282,8 +282,7 @@ keep_generations, merge_policy, full_reads, coarse_memory
         check_seconds("calibrate_seconds", calibrate_seconds)
         opened = open_source(source, Columns(id_column, text_column, columns, texts=True))
         shown = Progress(opened.rows, progress)
-        find = self.index.find if skip_existing else None
-        feed = TextFeed(self._encoding, opened.batches(), find, shown)
+        feed = TextFeed(self._encoding, opened.batches(), skip_existing, shown)
         added = 0
         while feed.more():
             added += self.index.write(

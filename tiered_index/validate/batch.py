@@ -68,9 +68,9 @@ class Intake:
         The index's metadata columns; None while it has no rows.
     directions : ndarray, shape (prefix_dim, store_dim), float32, or None
         Those of the index's rotation, if it has one.
-    refuse_known : callable, optional
-        Raises DuplicateIdError if checked ids are in the index; so that rows which cost much to make are
-        not made in vain.
+    known : callable, optional
+        Tells which checked ids the index holds, with what its open batch did to it, but without the rows of
+        this write.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Intake:
         id_kind: IdKind | None,
         schema: pa.Schema | None,
         directions: Floats | None = None,
-        refuse_known: Callable[[pa.Array, Keys], None] = lambda _ids, _keys: None,
+        known: Callable[[pa.Array, Keys], NDArray[np.bool_]] = lambda _ids, keys: np.zeros(len(keys), bool),
     ) -> None:
         self.config = config
         self._directions = directions
-        self.refuse_known = refuse_known
+        self.known = known
         self.id_kind = id_kind
         self.schema = schema
 

@@ -82,6 +82,15 @@ def check_distinct(array: pa.Array, keys: Keys, first_row: int = 0) -> None:
         seen[value] = row
 
 
+def refuse_known(array: pa.Array, known: NDArray[np.bool_], first_row: int = 0) -> None:
+    """Raise DuplicateIdError if any id is known to the index."""
+    rows = np.flatnonzero(known)
+    if len(rows):
+        raise DuplicateIdError(
+            f"id {array[int(rows[0])].as_py()!r} is in the index already", (rows + first_row).tolist()
+        )
+
+
 def _as_arrow(ids: Any, first_row: int) -> pa.Array:
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()
