@@ -268,6 +268,32 @@ def test_generations_are_kept_opened_and_restored(
     assert index.verify().ok
 
 
+def test_a_generation_that_is_restored_is_not_collected_before(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray
+) -> None:
+    """The first write of an open index collects what is not to be kept."""
+    with make_index(keep_generations=50, merge_policy=ti.NoMergePolicy()) as index:
+        for i in range(8):
+            index.add([i], vectors[i : i + 1])
+        index.delete([0, 1])  # generation 10
+    index = make_index()
+    with pytest.raises(ti.GenerationNotFoundError, match="11 is not kept; there are 1, 2, "):
+        index.restore(11)
+    assert [g.generation for g in index.generations()] == list(range(1, 11))
+    index.restore(5)
+    assert sorted(index.search(vectors[0]).ids.tolist()) == [0, 1, 2, 3]
+    assert [g.generation for g in index.generations()] == [9, 10, 11]
+    assert index.verify().ok
+    with make_index("other", keep_generations=50) as other:
+        for i in range(8):
+            other.add([i], vectors[i : i + 1])
+    other = make_index("other")
+    with pytest.raises(ti.GenerationNotFoundError):
+        other.restore(99)
+    other.add([8], vectors[8:9])  # which collects, whatever was not restored before
+    assert len(other.generations()) <= 4
+
+
 def test_a_reader_keeps_its_snapshot_and_refreshes(
     make_index: Callable[..., ti.Index], vectors: np.ndarray
 ) -> None:

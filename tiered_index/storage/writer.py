@@ -143,6 +143,7 @@ class Writer:
         self._keep_generations = keep_generations
         self._policy = policy
         self._lock: WriterLock | None = None
+        self._collected = False
         self._mutex = threading.RLock()
         self._merging = threading.Lock()
         self._batch: Transaction | None = None
@@ -271,7 +272,7 @@ class Writer:
         with self._mutex:
             self._refuse_in_batch("restore()")
         with self._merging, self._mutex:  # a merge of rows that come back would lose them
-            newest = self._newest()
+            newest = self._locked()  # what is asked for may be garbage, which goes when it is committed anew
             earlier = self._store.manifest(generation)
             Snapshot(earlier, self._store.segments, newest)  # raises unless all of it is there
             committed = self._store.commit(
@@ -284,6 +285,8 @@ class Writer:
                 rebuilt=earlier.rebuilt,
             )
             self._advance(committed)
+            with suppress(TieredIndexError):  # it is restored, and the next write collects
+                self._collect_first()
 
     def close(self) -> None:
         """Close the snapshot and let the next writer in."""
@@ -299,7 +302,19 @@ class Writer:
         return self._mode == "rw" and self._process == os.getpid()
 
     def _newest(self) -> Snapshot:
-        """Hold the writer's lock and return the newest generation."""
+        """Hold the writer's lock, without what earlier writers left, and return the newest generation."""
+        newest = self._locked()
+        self._collect_first()
+        return newest
+
+    def _collect_first(self) -> None:
+        """Collect what is not to be kept, unless that was done since the lock was taken."""
+        if not self._collected:
+            collect(self._store, self._keep_generations)
+            self._collected = True
+
+    def _locked(self) -> Snapshot:
+        """Hold the writer's lock and return the newest generation; all that is kept is kept still."""
         self._check_may_write()
         if self._lock is None:
             lock = WriterLock(self._store.root)
@@ -311,7 +326,6 @@ class Writer:
                 lock.release()
                 raise
             self._lock = lock
-            collect(self._store, self._keep_generations)
         # another writer may have been here, or a commit of ours whose last step failed
         if self._store.generations()[-1] != self._current.get().manifest.generation:
             self._current.refresh()
