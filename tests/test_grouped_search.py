@@ -203,6 +203,21 @@ def test_one_group_that_crowds_out_the_others(tmp_path: Path) -> None:
         assert once.groups == ["near", "near"]  # there may be no time for another search
 
 
+def test_a_width_that_is_too_small_to_fill_the_groups_is_raised(tmp_path: Path) -> None:
+    with ti.open(tmp_path / "i", DIM, prefix_dim=16) as index:
+        near = QUERIES[0] + 0.01 * np.random.default_rng(0).normal(size=(600, DIM)).astype(np.float32)
+        index.add(range(600), near, {"g": ["near"] * 600})
+        index.add(range(600, 610), VECTORS[:10], {"g": [f"g{i}" for i in range(10)]})
+        truth = exact_top_k(VECTORS[:10], QUERIES[:1], 4)[0][0]
+        for width in ({"ef": 100}, {"ef": 5}, {"candidates": 5}, {"candidates": 90, "ef": 30}):
+            found = index.search(QUERIES[0], 5, group_by="g", group_size=2, **width)
+            assert found.groups == ["near", "near", *[f"g{i}" for i in truth]]
+        for width in ({"ef": 4}, {"candidates": 4}, {"ef": 100.0}, {"candidates": 65_537}):
+            with pytest.raises(ti.ParameterError, match=f"{next(iter(width))} must be"):
+                index.search(QUERIES[0], 5, group_by="g", **width)
+        assert index.search(QUERIES[0], 1, group_by="g", ef=300).plan.ef == 300
+
+
 def test_groups_after_changes(folder: Path, tmp_path: Path) -> None:
     with ti.open(tmp_path / "i", DIM, prefix_dim=16, merge_policy=ti.NoMergePolicy()) as index:
         index.add(range(200), VECTORS[:200], {"g": [i % 10 for i in range(200)]})

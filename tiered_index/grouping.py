@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.config import in_range
 from tiered_index.errors import DimensionError, ParameterError
-from tiered_index.planner.plan import MAX_K
+from tiered_index.planner.plan import MAX_EF, MAX_K
 from tiered_index.results import SearchResult
 from tiered_index.storage.groups import check_groups, group_values
 from tiered_index.storage.snapshot import Snapshot
@@ -20,10 +21,11 @@ _FIRST = 4
 
 def grouped(
     snapshot: Snapshot,
-    answer: Callable[[int], SearchResult],
+    answer: Callable[[int, Mapping[str, Any]], SearchResult],
     k: int,
     column: str,
     size: int,
+    fixed: Mapping[str, Any],
     *,
     once: bool,
 ) -> SearchResult:
@@ -34,11 +36,14 @@ def grouped(
     snapshot : Snapshot
         What is searched.
     answer : callable
-        Given how many rows are wanted, searches for them.
+        Given how many rows are wanted, and what of the plan is fixed, searches for them.
     k, size : int
         Groups, and rows of each.
     column : str
         Whose values make the groups.
+    fixed : mapping
+        Parts of the plan that the caller fixed, None where not. How many rows a group's search is for depends
+        on the data: an `ef` or `candidates` below that is raised to it.
     once : bool
         There is no time for a second search.
 
@@ -55,10 +60,13 @@ def grouped(
     in_range("group_size", size, 1, MAX_K)
     if k * size > MAX_K:
         raise ParameterError(f"k={k} groups of group_size={size} are {k * size} rows: more than {MAX_K}")
+    widths = {name: fixed[name] for name in ("ef", "candidates") if fixed[name] is not None}
+    for name, width in widths.items():
+        in_range(name, width, k, MAX_EF)
     check_groups(snapshot, column)
     wanted = min(_FIRST * k * size, MAX_K)
     while True:
-        result = answer(wanted)
+        result = answer(wanted, {**fixed, **{name: max(width, wanted) for name, width in widths.items()}})
         if result.ids.ndim != 1:
             raise DimensionError("group_by= takes one query, not several")
         values = group_values(snapshot, column, result.addresses)

@@ -104,7 +104,8 @@ class Reader(Watchable):
         ef : int, optional
             Beam width of the walk through the graph.
         candidates : int, optional
-            Rows to rescore by their full vectors.
+            Rows to rescore by their full vectors. With `group_by`, this and `ef` are raised to the rows that
+            it takes to fill the groups.
         exact : bool
             Score every row's full vector instead.
         tag : str, optional
@@ -139,7 +140,7 @@ class Reader(Watchable):
         asked = planning.asked(budget, profile, latency_budget_ms, min_recall)
         fixed = {"prefix_dim": prefix_dim, "ef": ef, "candidates": candidates, "exact": exact or None}
 
-        def answer(count: int) -> SearchResult:
+        def answer(count: int, fixed: Mapping[str, Any]) -> SearchResult:
             return ask(
                 snapshot,
                 planning,
@@ -154,9 +155,10 @@ class Reader(Watchable):
             )
 
         if group_by is None:
-            result = answer(k)
+            result = answer(k, fixed)
         else:
-            result = grouped(snapshot, answer, k, group_by, group_size, once=asked.latency_ms is not None)
+            once = asked.latency_ms is not None
+            result = grouped(snapshot, answer, k, group_by, group_size, fixed, once=once)
         if (watch := self._watch) is not None:
             called = (k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef, candidates)
             watch.saw(snapshot, result, query, called, tag, where, group_by)
