@@ -94,6 +94,21 @@ def test_nulls_take_the_column_s_type() -> None:
     assert table["year"].to_pylist() == [None, None]
 
 
+@pytest.mark.parametrize("values", [[1, 2, 3], [[1], [2], [3]], [{"a": 1}] * 3])
+def test_a_column_named_as_the_numbers_of_vectors_changes_nothing(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray, values: list[Any]
+) -> None:
+    """Its settings in Parquet would be those of the vectors, whose file could then not be opened."""
+    index = make_index()
+    with pytest.raises(MetadataError, match=r"index itself has a column 'vector\.list\.element'"):
+        index.add(range(3), vectors[:3], {"vector.list.element": values})
+    index.add(range(3), vectors[:3], {"vector.list": values, "vector.list.item": values, "vector.x": values})
+    with ti.open(index.path, mode="r") as reader:
+        table = reader.get([1], include_vectors=True)
+        np.testing.assert_array_equal(table["vector"][0].as_py(), vectors[1])
+        assert table["vector.list"].to_pylist() == [values[1]]
+
+
 def test_columns_become_nullable() -> None:
     strict = pa.schema([pa.field("year", pa.int64(), nullable=False)])
     assert metadata_table(pa.table({"year": [1]}, schema=strict), 1, None).schema.field("year").nullable

@@ -13,7 +13,9 @@ from tiered_index.validate.conversion import check_kept, check_valid, decoded, h
 
 ID_COLUMN = "id"
 VECTOR_COLUMN = "vector"
-RESERVED = (ID_COLUMN, VECTOR_COLUMN)
+VECTOR_NUMBERS = f"{VECTOR_COLUMN}.list.element"
+"""What Parquet calls the numbers of vectors; settings of a column of this name would be theirs."""
+RESERVED = (ID_COLUMN, VECTOR_COLUMN, VECTOR_NUMBERS)
 """Column names the index uses itself."""
 
 _ARROW_REFUSES = (pa.ArrowException, TypeError, ValueError, OverflowError)
