@@ -321,6 +321,26 @@ def test_queries_are_kept_to_calibrate_with(make: Callable[..., ti.Index], data:
     np.testing.assert_allclose(index._planning.live_queries(), data[1], rtol=1e-5)
 
 
+def test_numbers_that_equal_those_of_a_prepared_search_are_refused_as_ever(
+    make: Callable[..., ti.Index], data: tuple
+) -> None:
+    index = make()
+    query = data[1][0]
+    for name, good, bad in (
+        ("ef", 200, 200.0),
+        ("candidates", 100, 100.0),
+        ("prefix_dim", 16, np.float64(16)),
+        ("latency_budget_ms", 1, True),
+        ("min_recall", 1, True),
+        ("min_recall", 1.0, True),
+    ):
+        index.search(query, **{name: good})
+        with pytest.raises(ti.ParameterError, match=name.removesuffix("_budget_ms")):
+            index.search(query, **{name: bad})
+    expected = index.search(query, ef=200).ids.tolist()
+    assert index.search(query, ef=np.int64(200)).ids.tolist() == expected
+
+
 def test_what_is_no_such_query_goes_the_general_way(make: Callable[..., ti.Index], data: tuple) -> None:
     index = make()
     query = data[1][0]

@@ -253,7 +253,17 @@ class PreparedSearches:
         """
         if type(query) is not np.ndarray or query.dtype != _FLOAT32 or query.ndim != 1:
             return None
-        if type(called[0]) is not int:  # a number that is equal to one is not k
+        given: tuple[Any, ...] = called
+        k, latency_ms, min_recall, _, _, prefix_dim, ef, candidates = given
+        # True and 200.0 equal, as keys, the 1 and 200 that were checked when a search was prepared
+        if not (
+            type(k) is int
+            and (latency_ms is None or isinstance(latency_ms, float) or type(latency_ms) is int)
+            and (min_recall is None or isinstance(min_recall, float) or type(min_recall) is int)
+            and (prefix_dim is None or type(prefix_dim) is int)
+            and (ef is None or type(ef) is int)
+            and (candidates is None or type(candidates) is int)
+        ):
             return None
         known, matching = snapshot.prepared, None
         if where is not None:
