@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.config import in_range
 from tiered_index.encoding import TextConfig
 from tiered_index.errors import ParameterError
 from tiered_index.planner.model import Calibration
@@ -278,8 +279,10 @@ class Index(Reader):
         ------
         GenerationNotFoundError
             It is not kept.
+        ParameterError
+            It is no whole number above 0.
         """
-        self._writer.restore(generation)
+        self._writer.restore(in_range("generation", generation, 1))
 
     def close(self) -> None:
         """Close the files and let the next writer in; closing again does nothing."""

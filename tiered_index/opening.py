@@ -104,7 +104,7 @@ def open_index(
     held = holding(full_reads, coarse_memory)
     in_range("keep_generations", keep_generations, MIN_KEEP_GENERATIONS)
     if generation is not None:
-        mode = "r"
+        generation, mode = in_range("generation", generation, 1), "r"
     settings = {
         "store_dim": store_dim,
         "prefix_dim": prefix_dim,

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -292,6 +292,23 @@ def test_a_generation_that_is_restored_is_not_collected_before(
         other.restore(99)
     other.add([8], vectors[8:9])  # which collects, whatever was not restored before
     assert len(other.generations()) <= 4
+
+
+@pytest.mark.parametrize("generation", [1.0, "1", True, b"1", [1], 0, -1])
+def test_what_is_no_generation_is_refused(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray, generation: Any
+) -> None:
+    index = make_index()
+    index.add([0], vectors[:1])
+    with pytest.raises(ti.ParameterError, match="generation must be"):
+        index.restore(generation)
+    with pytest.raises(ti.ParameterError, match="generation must be"):
+        ti.open(index.path, generation=generation)
+    assert index.stats().generation == 2
+    with ti.open(index.path, generation=np.int64(1)) as earlier:
+        assert len(earlier) == 0
+    index.restore(np.int64(1))
+    assert (len(index), index.stats().generation) == (0, 3)
 
 
 def test_a_reader_keeps_its_snapshot_and_refreshes(
