@@ -257,6 +257,24 @@ def test_what_makes_no_groups(index: ti.Index, asked: dict[str, Any], error: Any
         index.search(QUERIES[0], **asked)
 
 
+@pytest.mark.parametrize("kind", ["uuid", "json_", "bool8", "decimal32", "decimal64"])
+def test_types_that_arrow_does_not_compare_make_no_groups(
+    make_index: Callable[..., ti.Index], kind: str
+) -> None:
+    values = {
+        "uuid": lambda: pa.array([bytes([i]) * 16 for i in range(3)], pa.uuid()),
+        "json_": lambda: pa.ExtensionArray.from_storage(pa.json_(), pa.array(["1", "{}", "2"])),
+        "bool8": lambda: pa.ExtensionArray.from_storage(pa.bool8(), pa.array([0, 1, 0], pa.int8())),
+        "decimal32": lambda: pa.array([1, 2, 3], pa.decimal32(5, 2)),
+        "decimal64": lambda: pa.array([1, 2, 3], pa.decimal64(5, 2)),
+    }[kind]()
+    index = make_index(dim=DIM, prefix_dim=16)
+    index.add(range(3), VECTORS[:3], {"p": values, "q": pa.array([1, 1, 2], pa.decimal128(5, 2))})
+    with pytest.raises(ti.FilterError, match=r"'p' holds .*, which makes no groups"):
+        index.search(VECTORS[0], group_by="p")
+    assert len(index.search(VECTORS[0], group_by="q")) == 2
+
+
 def test_several_queries_make_no_groups(index: ti.Index, make_index: Callable[..., ti.Index]) -> None:
     for queries in (QUERIES, QUERIES[:1], QUERIES[:0]):
         with pytest.raises(ti.DimensionError, match="one query"):

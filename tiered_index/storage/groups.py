@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +29,19 @@ def check_groups(snapshot: Snapshot, column: Any) -> None:
     if not isinstance(column, str) or schema is None or column not in schema.names:
         known = ", ".join(map(repr, schema.names)) if schema is not None else ""
         raise FilterError(f"group_by: no column {column!r}; there are: {known or 'none'}")
-    if pa.types.is_nested(schema.field(column).type):
-        raise FilterError(f"group_by: {column!r} holds {schema.field(column).type}, which makes no groups")
+    kind = schema.field(column).type
+    if pa.types.is_nested(kind) or not _can_be_encoded(kind):
+        raise FilterError(f"group_by: {column!r} holds {kind}, which makes no groups")
+
+
+@cache
+def _can_be_encoded(kind: pa.DataType) -> bool:
+    """Return whether Arrow finds equal values of a type: not of UUIDs, JSON and short decimals, so far."""
+    try:
+        pa.array([], kind).dictionary_encode()
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def group_values(snapshot: Snapshot, column: str, addresses: NDArray[np.int64]) -> list[Any]:
