@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,6 +139,18 @@ def test_old_files_are_forgotten(fresh: Callable[[], int], tmp_path: Path) -> No
     assert fresh() == 1
     names = {path.name for path in (tmp_path / "here").iterdir()}
     assert names == {f"kernels-{n}.o" for n in range(5, 12)} | {f"kernels-{kernels._key()}.o"}
+
+
+def test_what_a_killed_process_left_is_forgotten(fresh: Callable[[], int], tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    now = time.time()
+    for name, age in (("kernels-left1234", 4_000), ("kernels-new_5678", 60), ("other", 10**6)):
+        (folder / name).touch()
+        os.utime(folder / name, (now - age, now - age))
+    assert fresh() == 1
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"kernels-new_5678", "other", f"kernels-{kernels._key()}.o"}
 
 
 def test_other_sources_versions_and_settings_are_compiled_for(

@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -35,6 +36,9 @@ _ARGUMENTS: Final = {
 
 _KEPT: Final = 8
 """Files that are kept in a folder, of several versions and machines, those that were made last."""
+
+_UNFINISHED_SECONDS: Final = 3_600
+"""After so long nobody will finish a file."""
 
 _PREFIX: Final = "kernels-"
 _DIGEST_BYTES: Final = 16
@@ -194,3 +198,8 @@ def _forget_old(folder: Path) -> None:
     for _, path in sorted(made)[:-_KEPT]:
         with suppress(OSError):
             path.unlink()
+    # a process that ended while it compiled left one, for which it takes half a minute and not an hour
+    for path in folder.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if not path.suffix and time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
+                path.unlink()
