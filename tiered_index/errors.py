@@ -85,7 +85,7 @@ class NonFiniteVectorError(InvalidInputError):
 
 
 class VectorRangeError(InvalidInputError):
-    """A vector with a number, or a norm, that the stored type cannot hold."""
+    """A vector with a number, or a norm, that the stored type cannot hold, or that dot products overflow."""
 
 
 class ZeroVectorError(InvalidInputError):

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import tiered_index as ti
 from tiered_index import DimensionError, NonFiniteVectorError, VectorRangeError, ZeroVectorError
 from tiered_index.config import make_config
 from tiered_index.validate.vectors import as_matrix, prefixes_of, prepare_queries, prepare_vectors, row_norms
@@ -137,6 +138,34 @@ def test_a_vector_that_cannot_be_taken_is_named_by_row(
     with pytest.raises(error) as caught:
         as_matrix(vectors, DIM, first_row=100)
     assert caught.value.rows == rows  # type: ignore[attr-defined]
+
+
+def test_lengths_whose_dot_products_might_overflow_are_refused(make_index: Callable[..., ti.Index]) -> None:
+    """FAISS returned no rows for them, and searches failed; at the limit all is as ever."""
+    draw = np.random.default_rng(0).normal(size=(1_501, DIM))
+    units = draw / np.linalg.norm(draw, axis=1)[:, None]
+    largest = (units * 9.99e18).astype(np.float32)
+    vectors, query = largest[:-1], largest[-1]
+    index = make_index(dim=DIM, prefix_dim=DIM, metric="dot")
+    too_long = vectors[:3].copy()
+    too_long[1:] *= 1.01
+    for _ in range(2):
+        with pytest.raises(VectorRangeError, match="the vector's length is above 1e") as caught:
+            index.add(range(3), too_long)
+        assert caught.value.rows == (1, 2)
+        index.upsert(range(1_500), vectors)
+    best = np.argsort(-(units[:-1] @ units[-1]))[:5].tolist()
+    for asked in ({}, {"exact": True}, {"ef": 100}, {"where": {"id": {"$lt": 1_400}}}):
+        found = index.search(query, 5, **asked)
+        assert np.isfinite(found.scores).all()
+        assert set(found.ids.tolist()) & set(best)
+        for query_too_long in (query * np.float32(1.01), [query.tolist(), [1e25] * DIM]):
+            with pytest.raises(VectorRangeError, match="the query's length is above 1e"):
+                index.search(query_too_long, 5, **asked)
+    assert index.search(query, 5, exact=True).ids.tolist() == best
+    cosine = make_index("cosine", dim=DIM, prefix_dim=DIM)
+    cosine.add(range(3), too_long * np.float32(1e10))
+    assert cosine.search(units[2]).ids[0] == 2
 
 
 def test_nan_is_reported_before_numbers_out_of_range() -> None:

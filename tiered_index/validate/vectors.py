@@ -29,6 +29,11 @@ SAFE_SQUARES = (1e-30, 1e30)
 """Sums of squares within these lost nothing to float32's range; others are added again in float64."""
 
 
+MAX_DOT_NORM = 1e19
+"""Under the dot metric, of vectors and queries: then every score is at most 1e38, which fits float32. Scores
+that do not are all equal, and no rows come first."""
+
+
 class PreparedVectors(NamedTuple):
     """A batch of vectors, ready to be written.
 
@@ -79,6 +84,8 @@ def prepare_vectors(
         )
     norms = row_norms(kept)
     _raise_rows(VectorRangeError, "the vector's length does not fit float32", norms > _FLOAT32.max, first_row)
+    if config.metric == "dot":
+        _check_dot_range("the vector", norms, first_row)
     return _prepared(stored, kept, norms, config, first_row, directions)
 
 
@@ -150,10 +157,11 @@ def prepare_queries(query: Any, config: IndexConfig) -> tuple[Floats, bool]:
     DimensionError, NonFiniteVectorError, VectorRangeError, ZeroVectorError
         With the offending rows.
     """
-    if type(query) is np.ndarray and query.shape == (config.store_dim,) and query.dtype == np.float32:
+    plain = type(query) is np.ndarray and query.shape == (config.store_dim,) and query.dtype == np.float32
+    if plain and config.metric == "cosine" and config.dim == config.store_dim:
         # a service's every call: what is not finite has no square that is safe
         square = float(np.dot(query, query))
-        if config.metric == "cosine" and config.dim == config.store_dim and _is_safe(square):
+        if _is_safe(square):
             return (query * np.float32(square**-0.5))[None], True
     given = as_array(query)
     if given.ndim not in (1, 2) or given.shape[-1] != config.dim:
@@ -163,6 +171,7 @@ def prepare_queries(query: Any, config: IndexConfig) -> tuple[Floats, bool]:
     single = given.ndim == 1
     matrix = as_matrix(given[None] if single else given, config.dim)[:, : config.store_dim]
     if config.metric == "dot":
+        _check_dot_range("the query", row_norms(matrix))
         return np.ascontiguousarray(matrix), single
     return _unit(matrix, "a zero query has no cosine"), single
 
@@ -197,6 +206,12 @@ def _unit(queries: Floats, message: str) -> Floats:
     norms = row_norms(queries)
     _raise_rows(ZeroVectorError, message, norms < _SMALLEST_NORM, 0)
     return queries * (1.0 / norms).astype(np.float32)[:, None]
+
+
+def _check_dot_range(what: str, norms: NDArray[np.float64], first_row: int = 0) -> None:
+    if len(norms) and norms.max() > MAX_DOT_NORM:
+        message = f"{what}'s length is above {MAX_DOT_NORM:g}: dot products might not fit float32"
+        _raise_rows(VectorRangeError, message, norms > MAX_DOT_NORM, first_row)
 
 
 def _is_safe(square: float) -> bool:
