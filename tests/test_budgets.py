@@ -202,6 +202,16 @@ def test_ample_time_buys_the_most_recall(index: ti.Index, data: Data) -> None:
     assert recalls.mean() >= best - least(recalls)
 
 
+@pytest.mark.parametrize("k", [2, 3, 5, 7])
+def test_floors_are_kept_between_the_k_that_were_measured(folder: Path, data: Data, k: int) -> None:
+    truth = exact_top_k(data.vectors, data.unseen, k)[0]
+    with ti.open(folder) as index:
+        for floor in (0.7, 0.8, 0.9):
+            results = [index.search(query, k, min_recall=floor, strict=True) for query in data.unseen]
+            found = np.array([len(set(r.ids) & set(t)) / k for r, t in zip(results, truth, strict=True)])
+            assert found.mean() >= floor - least(found), (floor, results[-1].plan)
+
+
 def test_with_both_the_floor_is_reached_as_fast_as_can_be(index: ti.Index, data: Data) -> None:
     alone = index.explain(min_recall=0.9)
     both = index.explain(min_recall=0.9, latency_budget_ms=AMPLE)

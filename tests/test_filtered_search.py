@@ -421,7 +421,8 @@ def test_a_budget_that_is_over(opened: Callable[..., ti.Index], name: str, walke
             assert len(result) == min(10, matches)
             assert mask[result.ids].all()
             assert result.degraded_reason is not None
-            assert not result.complete or result.stats.rows_read <= 64
+            # a busy machine may have measured that nothing is quicker than to score so few rows exactly
+            assert not result.complete or result.plan.strategy == "exact" or result.stats.rows_read <= 64
             assert result.complete or result.estimated_recall is None
             np.testing.assert_allclose(result.scores, VECTORS[result.ids] @ query, rtol=1e-4, atol=1e-5)
     with pytest.raises(ti.BudgetNotMetError):

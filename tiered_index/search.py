@@ -206,7 +206,8 @@ def _once(
     ordering = plan.strategy != "scan" or plan.misses > 0.0 or plan.ef > plan.candidates
     sketched = snapshot.config.tail_sketch > 0 and ordering
     found = find_candidates(scope, prefixes, plan, limits, all_of_ef=sketched)
-    beyond = scope.rows - found.addresses.shape[1]
+    # of what a walk did not find a plan's recall tells already
+    beyond = scope.rows - found.addresses.shape[1] if found.scanned == len(scope.parts) else 0
     ordered = [
         by_sketch(snapshot, query, addresses, scores, beyond, k, plan)
         if sketched

@@ -296,7 +296,7 @@ def _fine(walks: list[Walked], k: int, calibration: Calibration, reading: Readin
     """Interpolate one family to a fine grid of ef and to k; beyond the largest k, ef grows with it."""
     ks = calibration.ks
     known, scale = min(k, ks[-1]), max(k / ks[-1], 1.0)
-    walks = [walk for walk in walks if walk.ef >= known]
+    every, walks = walks, [walk for walk in walks if walk.ef >= known]
     plans: list[Plan] = []
     recalls, errors, coarse = [], [], []
     if walks:
@@ -307,7 +307,8 @@ def _fine(walks: list[Walked], k: int, calibration: Calibration, reading: Readin
         time = np.stack([np.interp(fine, efs, column) for column in times.T], axis=1)
         walked = walks[0].strategy
         for i, fraction in enumerate(calibration.fractions[: None if walked == "graph" else 1]):
-            recall, error = _at_k(walks, i, fraction, known, ks)
+            # of all: those too narrow for k tell of the smaller k that was measured
+            recall, error = (part[len(every) - len(walks) :] for part in _at_k(every, i, fraction, known, ks))
             valid = recall >= 0.0
             if not valid.any():
                 continue
@@ -348,6 +349,7 @@ def _at_k(
     known = low[0] >= 0.0
     alone = (high[0] < 0.0) & (efs * fraction >= k)
     if known.any():
+        alone &= efs * ks[above - 1] / k >= efs[known][0]  # of beams that no walk had nothing is known
         narrower = np.interp(np.log(efs * ks[above - 1] / k), np.log(efs[known]), misses[0][known])
         recall[alone], error[alone] = (1.0 - np.exp(narrower))[alone], low[1][alone]
         if (between := known & (high[0] >= 0.0)).any():  # a wider beam is known to reach no more
