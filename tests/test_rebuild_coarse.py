@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -518,3 +519,26 @@ def test_an_interrupted_rebuild_leaves_the_index_as_it_was(
     monkeypatch.undo()
     grown.rebuild_coarse(40)
     assert grown.verify().ok
+
+
+def test_an_error_after_the_commit_takes_nothing_back(
+    grown: ti.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, path, files = len(grown), grown.path, grown._writer._store.files
+    link = files.link
+
+    def linked(source: Path, target: Path) -> None:
+        link(source, target)
+        monkeypatch.setattr(files, "names", failing)
+
+    def failing(folder: Path) -> list[str]:
+        monkeypatch.undo()
+        raise OSError(errno.EMFILE, f"{folder}: too many open files")
+
+    monkeypatch.setattr(files, "link", linked)
+    with pytest.raises(ti.StorageError):
+        grown.rebuild_coarse(prefix_dim=8, calibrate_seconds=0)
+    grown.close()
+    with ti.open(path) as index:
+        assert (len(index), index.config.prefix_dim) == (rows, 8)
+        assert index.verify().ok

@@ -58,17 +58,19 @@ class Room(threading.local):
     def beam_of(self, width: int) -> NDArray[np.int64]:
         """Return a beam of this width, with room behind it."""
         if width > len(self.beam) - _BEHIND:
-            self.beam = self._placed(_aligned(2 * width + _BEHIND, np.int64), BEAM, BEAM_SIZE)
-            self.order = self._placed(np.empty(len(self.beam), np.int64), ORDER, ORDER_SIZE)
+            size = 2 * width + _BEHIND
             places = max(MIN_TABLE, width * MET_PER_EF * MET_AMONG // 2)  # a beam is twice as wide as ef
+            self.order = self._placed(np.empty(size, np.int64), ORDER, ORDER_SIZE)
             self.table = self._placed(np.empty(1 << (places - 1).bit_length(), np.int32), TABLE, TABLE_SIZE)
+            # the last, as its size is what is looked at: Ctrl-C may come before
+            self.beam = self._placed(_aligned(size, np.int64), BEAM, BEAM_SIZE)
         return self.beam[:width]
 
     def make_query(self, dim: int) -> None:
         """Make room for a query of so many dimensions."""
         if dim > len(self.query):
-            self.query = self._placed(_aligned(dim), QUERY, QUERY_SIZE)
             self.prefix = self._placed(_aligned(dim), PREFIX)
+            self.query = self._placed(_aligned(dim), QUERY, QUERY_SIZE)
 
     def _placed(self, array: NDArray[Any], address: int, size: int | None = None) -> NDArray[Any]:
         self.fields[address] = array.ctypes.data

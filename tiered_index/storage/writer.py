@@ -156,6 +156,7 @@ class Writer:
         Changes that threads ask for while a commit is under way become one commit together: the first of
         them to get the mutex makes all of them. Each stands alone even so; one that raises leaves no trace.
         """
+        self._check_may_write()  # in a forked child, the mutex may be held for ever
         request = _Request(change)
         try:
             self._waiting.append(request)
@@ -176,6 +177,7 @@ class Writer:
     @contextmanager
     def batch(self) -> Iterator[None]:
         """Make all changes of this thread inside the block one."""
+        self._check_may_write()
         with self._mutex:
             self._refuse_in_batch("batch()")
             transaction = Transaction(self._store, self._newest())
@@ -219,6 +221,7 @@ class Writer:
 
     def optimize(self) -> None:
         """Merge all segments and collect garbage; writes of other threads go on meanwhile."""
+        self._check_may_write()
         with self._mutex:
             self._refuse_in_batch("optimize()")
             self._newest()
@@ -259,12 +262,13 @@ class Writer:
                     rebuild.write(newest)
                     committed = rebuild.commit(newest)
                     self._advance(committed)
-                    collect(self._store, self._keep_generations)
             except CommitUncertainError:
                 raise
             except TieredIndexError:
                 rebuild.abandon()
                 raise
+            with self._mutex:  # not above: what is committed is not to be abandoned
+                collect(self._store, self._keep_generations)
         return True
 
     def restore(self, generation: int) -> None:
