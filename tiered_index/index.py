@@ -106,6 +106,7 @@ class Index(Reader):
         *,
         replace: bool = False,
         text: TextConfig | None = None,
+        once: bool = False,
     ) -> int:
         """Add a stream of checked batches as one commit; what `add` and ingestion are made of.
 
@@ -117,6 +118,8 @@ class Index(Reader):
             Whether rows take the place of those that have their ids.
         text : TextConfig, optional
             The encoder that the rows are from, which the index keeps.
+        once : bool
+            Whether `batches` goes on where it ended, so that it cannot be asked twice for the same rows.
 
         Returns
         -------
@@ -129,7 +132,7 @@ class Index(Reader):
             transaction.add(batches(transaction.intake), replace=replace, text=text)
             return transaction.rows - before
 
-        return self._writer.run(change)
+        return self._writer.run(change, once=once)
 
     def batch(self) -> AbstractContextManager[None]:
         """Make all writes inside one commit: at the end, or not at all if an exception leaves the block.

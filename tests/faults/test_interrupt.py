@@ -6,6 +6,7 @@ import gc
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -157,3 +158,36 @@ def _interrupted_at(step: int, change: Callable[[], None]) -> bool:
     finally:
         sys.setprofile(None)
     return seen > step
+
+
+def test_ctrl_c_in_a_thread_that_ingests_for_another(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make_index()
+    index.add([1_000], vectors[:1])
+    told: list[ti.TieredIndexError] = []
+
+    def ingest() -> None:
+        try:
+            ti.ingest(vectors[:20], index, progress=False, calibrate_seconds=0)
+        except ti.TieredIndexError as error:
+            told.append(error)
+
+    def interrupted(_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    other = threading.Thread(target=ingest)
+    with index._writer._mutex:
+        other.start()
+        while not index._writer._waiting:
+            time.sleep(0.001)
+        monkeypatch.setattr(writer.Transaction, "commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index.add([2_000], vectors[:1])
+    other.join()
+    assert [type(error) for error in told] == [ti.StorageError]
+    assert "interrupted" in str(told[0])
+    assert index.get(where={})["id"].to_pylist() == [1_000]
+    ti.ingest(vectors[:20], index, progress=False, calibrate_seconds=0)
+    assert len(index) == 21

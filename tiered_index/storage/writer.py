@@ -15,6 +15,7 @@ from tiered_index.errors import (
     IndexClosedError,
     ParameterError,
     ReadOnlyError,
+    StorageError,
     TieredIndexError,
     disk_errors,
 )
@@ -29,6 +30,8 @@ from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.transaction import Transaction
 
 Mode = Literal["rw", "r"]
+
+_INTERRUPTED = "nothing was written: the thread that wrote for others was interrupted"
 
 _log = logging.getLogger("tiered_index")
 
@@ -89,10 +92,11 @@ class Current:
 
 
 class _Request:
-    """A change that a thread waits for."""
+    """A change that a thread waits for; `once` if it can be made only once, as it reads a stream."""
 
-    def __init__(self, change: Callable[[Transaction], int]) -> None:
+    def __init__(self, change: Callable[[Transaction], int], *, once: bool = False) -> None:
         self._change = change
+        self.once = once
         self._result = 0
         self._error: Exception | None = None
         self.done = False
@@ -150,14 +154,16 @@ class Writer:
         self._waiting: deque[_Request] = deque()
         self._process = os.getpid()
 
-    def run(self, change: Callable[[Transaction], int]) -> int:
+    def run(self, change: Callable[[Transaction], int], *, once: bool = False) -> int:
         """Make a change durable and return what it returns.
 
         Changes that threads ask for while a commit is under way become one commit together: the first of
         them to get the mutex makes all of them. Each stands alone even so; one that raises leaves no trace.
+        With `once`, a change that was begun is not begun again where Ctrl-C ended that thread's commit: its
+        own thread is told that nothing came of it.
         """
         self._check_may_write()  # in a forked child, the mutex may be held for ever
-        request = _Request(change)
+        request = _Request(change, once=once)
         try:
             self._waiting.append(request)
             with self._mutex:
@@ -213,7 +219,11 @@ class Writer:
                 for request in others:
                     request.finish(CommitUncertainError(f"{self._store.root}: interrupted while committing"))
             else:
-                self._waiting.extendleft(reversed(others))  # for the next thread to make
+                for request in others:
+                    if request.once:
+                        request.finish(StorageError(f"{self._store.root}: {_INTERRUPTED}"))
+                again = [request for request in others if not request.once]
+                self._waiting.extendleft(reversed(again))  # for the next thread to make
             raise
         for request in taken:
             request.finish()

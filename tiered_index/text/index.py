@@ -286,7 +286,7 @@ keep_generations, merge_policy, full_reads, coarse_memory
         added = 0
         while feed.more():
             added += self.index.write(
-                lambda intake: feed.take(intake, commit_rows), text=self._encoding.config
+                lambda intake: feed.take(intake, commit_rows), text=self._encoding.config, once=True
             )
         doubted = finish(self.index, added, shown, calibrate_seconds, check_prefix)
         if doubted is not None:
