@@ -22,7 +22,17 @@ import tiered_index as ti
 from tiered_index.coarse import _faiss
 from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF, CoarseTier
 from tiered_index.compiled import DISABLE
-from tiered_index.compiled.layout import MIN_TABLE, TABLE, TABLE_SIZE, TOP_LEVEL
+from tiered_index.compiled.layout import (
+    BEAM_SIZE,
+    MIN_TABLE,
+    ORDER,
+    PREFIX,
+    QUERY_SIZE,
+    TABLE,
+    TABLE_SIZE,
+    TOP_LEVEL,
+)
+from tiered_index.compiled.room import Room
 from tiered_index.limits import NO_LIMITS, Limits
 from tiered_index.results import Hits
 from tiered_index.search import search
@@ -657,3 +667,25 @@ def test_a_closed_index(index: ti.Index, data: tuple) -> None:
     with pytest.raises(ti.IndexClosedError):
         snapshot.segments[0].segment.coarse.search(unit(data[1][:1, :PREFIX_DIM]), 50, 10)
     assert len(index.search(data[1][0])) == 10
+
+
+@pytest.mark.parametrize("grow", ["beam_of", "make_query"])
+def test_a_room_that_did_not_grow_to_the_end_is_not_taken_for_grown(
+    grow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled code looks at the sizes of the beam and the query alone: those come last."""
+    room, looked_at = Room(), BEAM_SIZE if grow == "beam_of" else QUERY_SIZE
+    placed, before = room._placed, int(room.fields[looked_at])
+    others: list[int] = []
+
+    def interrupted(array: np.ndarray, address: int, size: int | None = None) -> np.ndarray:
+        if size == looked_at:
+            raise KeyboardInterrupt
+        others.append(address)
+        return placed(array, address, size)
+
+    monkeypatch.setattr(room, "_placed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(room, grow)(10_000)
+    assert int(room.fields[looked_at]) == before
+    assert set(others) == ({ORDER, TABLE} if grow == "beam_of" else {PREFIX})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,3 +242,10 @@ def test_mode_r_searches_but_does_not_write(filled: ti.Index, vectors: np.ndarra
                 write()
         assert (index.count(), index.stats().generation) == (len(vectors), generation)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_narrow_numbers_are_budgets_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ti.Budget(latency_ms=np.float32(5)).latency_ms == 5
+        assert ti.Budget(min_recall=np.float16(0.5)).min_recall == 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -354,3 +355,47 @@ def test_any_sequence_of_adds_is_a_dict(
             assert result.plan.strategy == "scan"
             np.testing.assert_allclose(result.scores[0], 1.0, rtol=1e-5)
             assert truth.shape == (1, 1)
+
+
+def test_columns_named_as_those_of_a_result_keep_their_values(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray
+) -> None:
+    index = make_index()
+    index.add(["a", "b"], vectors[:2], {"score": [7, 8], "rank": ["x", "y"], "query": [1, 2]})
+    one, many = index.search(vectors[0], 1).to_arrow(), index.search(vectors[:2], 1).to_arrow()
+    assert one.column_names == ["rank", "id", "score", "metadata.score", "metadata.rank", "query"]
+    assert (one["metadata.score"].to_pylist(), one["metadata.rank"].to_pylist()) == ([7], ["x"])
+    assert many["metadata.query"].to_pylist() == [1, 2]
+    nothing = index.search(vectors[0], 1, where={"score": 9}).to_arrow()
+    assert nothing.num_rows == 0
+    assert nothing.schema.field("id").type == pa.string()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_a_forked_child_may_not_write_and_need_not_wait_to_hear_it(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray
+) -> None:
+    index = make_index()
+    index.add([1], vectors[:1])
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with index._writer._mutex:
+            held.set()
+            done.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # ends it if it waits for the mutex, which nobody lets go of in this process
+        try:
+            index.add([2], vectors[:1])
+        except ti.ReadOnlyError:
+            os._exit(0)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    done.set()
+    holder.join()
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -177,3 +177,19 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:  # noqa: F811
     assert "knows no encoder" in run("search", tmp_path / "v.tidx", "--text", "owl", code=1)
     assert "encoder" not in run("info", tmp_path / "v.tidx")
     assert "IndexNotFoundError" in run("ingest", source, tmp_path / "new", "--text-column", "text", code=1)
+
+
+def test_an_encoder_that_fails_names_the_row_where_others_are_passed_over(
+    table: pa.Table, tmp_path: Path
+) -> None:
+    def broken(batch: list[str]) -> np.ndarray:
+        vectors = encode(batch)
+        vectors[[text.endswith(" text1500") for text in batch]] = np.nan
+        return vectors
+
+    encoder = ti.CallableEncoder(broken, dim=DIM, name="broken")
+    with ti.TextIndex.open(tmp_path / "t.tidx", encoder, text_column="body") as texts:
+        texts.add_texts([f"d{i}" for i in range(1_100, 1_400)], ["a"] * 300, {"n": [0] * 300})
+        with pytest.raises(ti.EncoderError) as caught:
+            texts.ingest(table, text_column="body", skip_existing=True, progress=False, calibrate_seconds=0)
+        assert caught.value.rows == (1_500,)

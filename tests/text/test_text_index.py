@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -270,3 +271,37 @@ def test_several_writes_in_a_batch(texts: ti.TextIndex) -> None:
             texts.add_texts([4], [4])
     assert texts.index.get([1, 2, 3, 4])["text"].to_pylist() == ["a", "c", "d"]
     assert texts.index.generations()[-1].generation == 2
+
+
+def test_metadata_may_be_a_polars_frame(texts: ti.TextIndex) -> None:
+    texts.add_texts([1, 2], ["a", "b"], pl.DataFrame({"n": [3, 4]}))
+    assert texts.search("a", 1).metadata["n"].to_pylist() == [3]
+    with pytest.raises(ti.MetadataError, match="keeps the texts"):
+        texts.add_texts([3], ["c"], pl.DataFrame({"n": [3], "text": ["c"]}))
+
+
+@pytest.mark.parametrize("column", [3, b"x", "", "id", "vector"])
+def test_a_column_that_cannot_keep_texts_is_refused_before_there_is_an_index(
+    tmp_path: Path, column: object
+) -> None:
+    with pytest.raises(ti.ParameterError, match="text_column"):
+        ti.TextIndex.open(tmp_path / "t.tidx", encode, text_column=column)
+    assert not (tmp_path / "t.tidx").exists()
+
+
+def test_an_encoder_over_rows_without_columns_keeps_no_texts(tmp_path: Path) -> None:
+    with ti.open(tmp_path / "v.tidx", dim=DIM) as index:
+        index.add([1], encode(["a"]))
+        opened = ti.TextIndex.over(index, encode)
+        assert opened.text_column is None
+        opened.add_texts([2], ["b"])
+        assert len(index) == 2
+
+
+def test_what_another_encoder_added_meanwhile_is_not_searched(tmp_path: Path) -> None:
+    other = ti.CallableEncoder(lambda batch: encode(batch)[:, ::-1], dim=DIM, name="another")
+    with ti.open(tmp_path / "v.tidx", dim=DIM) as index:
+        mine, theirs = ti.TextIndex.over(index, encode), ti.TextIndex.over(index, other)
+        mine.add_texts([1], ["a"])
+        with pytest.raises(ti.EncoderMismatchError):
+            theirs.search("a")

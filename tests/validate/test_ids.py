@@ -155,3 +155,8 @@ def test_duplicates_are_found_also_where_keys_collide(ids: list[Any], colliding:
     assert 1_000 <= first < second
     assert ids[first - 1_000] == ids[second - 1_000]
     assert repr(ids[first - 1_000]) in str(caught.value)
+
+
+def test_categories_of_polars_are_strings() -> None:
+    column = pl.Series(["a", "b", "a"], dtype=pl.Categorical).to_arrow()
+    assert id_array(column, None).to_pylist() == ["a", "b", "a"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -261,3 +262,25 @@ def test_a_dictionary_that_is_not_utf8_is_refused() -> None:
     wrong = pa.DictionaryArray.from_arrays(pa.array([0, 1]), wrong_text(pa.string()))
     with pytest.raises(MetadataError, match="'x' is not valid"):
         metadata_table({"x": wrong}, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([{"name": "a"}, None], pl.Struct({"name": pl.String})),
+        ([[{"name": "a"}], []], pl.List(pl.Struct({"name": pl.String}))),
+        ([["a", "b"], ["c", "d"]], pl.Array(pl.String, 2)),
+        ([["a", "b"], None], pl.List(pl.Categorical)),
+    ],
+    ids=str,
+)
+def test_nested_views_can_be_read_and_merged(tmp_path: Path, values: list[Any], kind: pl.DataType) -> None:
+    frame = pl.DataFrame({"c": values}, schema={"c": kind})
+    with ti.open(tmp_path / "x.tidx", 8) as index:
+        for first in range(0, 20, 2):  # so many that the policy merges
+            index.add([first, first + 1], np.eye(2, 8), frame)
+        assert index.get(range(20))["c"].to_pylist() == values * 10
+        assert index.search(np.eye(1, 8)[0], 20).metadata["c"].null_count == 10 * values.count(None)
+        assert index.delete([1]) == 1
+        index.optimize()
+        assert index.verify().ok

@@ -277,7 +277,7 @@ class Writer:
             except TieredIndexError:
                 rebuild.abandon()
                 raise
-            with self._mutex:  # not above: what is committed is not to be abandoned
+            with self._mutex, suppress(TieredIndexError):  # it is committed, whatever comes of this
                 collect(self._store, self._keep_generations)
         return True
 
