@@ -302,7 +302,7 @@ def test_rows_that_are_met_again_are_found_once(index: ti.Index, data: tuple, st
 
     def with_a_small_table() -> list[Any]:
         found, scored = answers(), distances()
-        room = engine._room
+        room = engine.own.room
         room.table = room._placed(room.table[:MIN_TABLE], TABLE, TABLE_SIZE)
         again = answers()
         assert distances() > 1.1 * scored  # many were met again and scored again

@@ -391,7 +391,7 @@ def test_what_takes_too_much_memory_is_not_linked(
     assert index.filter_links_mb == 0
     assert not index.warm(HALF)
     index.search(QUERIES[0], where=HALF)
-    assert not index._linking._lock.locked()
+    assert not index._linking._turn.lock.locked()
     index.filter_links_mb = None
     monkeypatch.setattr(linking, "LEAST_BYTES", 0)
     monkeypatch.setattr(linking, "SHARE_OF_COARSE", 1e-6)
@@ -435,8 +435,8 @@ def test_what_goes_wrong_leaves_searches_as_they_are(
     monkeypatch.setattr(Matching, "link", no_memory)
     with caplog.at_level("WARNING", logger="tiered_index"):
         index.search(QUERIES[0], where=HALF)
-        until(lambda: not index._linking._lock.locked())
-    assert "as much as that" in caplog.text
+        until(lambda: "as much as that" in caplog.text)
+        until(lambda: not index._linking._turn.lock.locked())
     assert recall_of([index.search(query, where=HALF) for query in QUERIES], HALF) >= 0.95
 
 
@@ -462,7 +462,7 @@ def test_closing_ends_a_thread_that_links(
     index.search(QUERIES[0], where=KIN)
     assert active_count() == before  # one at a time
     index.close()
-    until(lambda: not index._linking._lock.locked())
+    until(lambda: not index._linking._turn.lock.locked())
 
 
 @needs_engine
@@ -496,7 +496,7 @@ def test_a_child_that_was_forked_while_rows_were_linked_links_them_itself(
 ) -> None:
     monkeypatch.setattr(linking, "NS_PER_ROW", 1)
     index = opened()
-    assert index._linking._lock.acquire()  # as in the middle of it
+    assert index._linking._turn.lock.acquire()  # as in the middle of it
     index.search(QUERIES[0], where=HALF)
     assert not matching_of(index, HALF).linked
     child = os.fork()

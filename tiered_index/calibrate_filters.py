@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
+from tiered_index.blas import product
 from tiered_index.exact import exact_among
 from tiered_index.planner.among import EFS, Among, Curve, measure_among
 from tiered_index.storage.live import ROW_BITS, ROW_MASK
@@ -90,7 +91,7 @@ def _masks(snapshot: Snapshot, own: NDArray[np.int64] | None) -> list[NDArray[np
     alike = np.empty((TOPICS, rows), np.float32)
     for first in range(0, rows, _BLOCK_ROWS):
         part = slice(first, first + _BLOCK_ROWS)
-        alike[:, part] = pivots @ tier.decode(codes[part]).T
+        alike[:, part] = product(pivots, tier.decode(codes[part]).T)
     topics = list(alike >= np.quantile(alike, 1.0 - TOPIC_SHARE, axis=1)[:, None])
     masks += [*topics, *(~topic for topic in topics[:OTHERS])]
     for mask in masks:

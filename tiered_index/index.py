@@ -16,9 +16,10 @@ from tiered_index.planner.model import Calibration
 from tiered_index.reader import Reader
 from tiered_index.rebuilding import Turn, decide, rotated
 from tiered_index.recalibrate import CALIBRATE_KS, CALIBRATE_SECONDS, Recalibrate, check_seconds
+from tiered_index.storage.current import Current
 from tiered_index.storage.rebuild import Wanted
 from tiered_index.storage.transaction import Transaction
-from tiered_index.storage.writer import Current, Writer
+from tiered_index.storage.writer import Writer
 from tiered_index.validate.batch import Intake, RowBatch
 from tiered_index.validate.ids import id_array, id_keys
 from tiered_index.validate.vectors import prepare_queries
@@ -106,7 +107,7 @@ class Index(Reader):
         *,
         replace: bool = False,
         text: TextConfig | None = None,
-        once: bool = False,
+        alone: bool = False,
     ) -> int:
         """Add a stream of checked batches as one commit; what `add` and ingestion are made of.
 
@@ -118,8 +119,10 @@ class Index(Reader):
             Whether rows take the place of those that have their ids.
         text : TextConfig, optional
             The encoder that the rows are from, which the index keeps.
-        once : bool
-            Whether `batches` goes on where it ended, so that it cannot be asked twice for the same rows.
+        alone : bool
+            Make it in this thread and a commit of its own, where `batches` runs code of the caller's, or goes
+            on where it ended, so that it cannot be asked twice for the same rows. Else another thread that
+            writes at the same time may do it for both.
 
         Returns
         -------
@@ -132,7 +135,7 @@ class Index(Reader):
             transaction.add(batches(transaction.intake), replace=replace, text=text)
             return transaction.rows - before
 
-        return self._writer.run(change, once=once)
+        return self._writer.run(change, alone=alone)
 
     def batch(self) -> AbstractContextManager[None]:
         """Make all writes inside one commit: at the end, or not at all if an exception leaves the block.
@@ -288,7 +291,16 @@ class Index(Reader):
         self._writer.restore(in_range("generation", generation, 1))
 
     def close(self) -> None:
-        """Close the files and let the next writer in; closing again does nothing."""
+        """Close the files and let the next writer in; closing again does nothing.
+
+        Searches of other threads that are under way end as they would, or with an IndexClosedError.
+
+        Raises
+        ------
+        ParameterError
+            In a batch of this thread.
+        """
+        self._writer.check_may_close()
         self._stop_watching()
         self._linking.close()
         self._writer.close()

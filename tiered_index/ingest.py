@@ -189,7 +189,7 @@ def _ingest(
     feed = _Feed(source.batches(), skip_existing, shown)
     added = 0
     while feed.more():
-        added += index.write(lambda intake: feed.take(intake, commit_rows), once=True)
+        added += index.write(lambda intake: feed.take(intake, commit_rows), alone=True)
     doubted = finish(index, added, shown, calibrate_seconds, check_prefix)
     if doubted is not None:
         warnings.warn(doubted, PrefixWarning, stacklevel=3)

@@ -21,15 +21,23 @@ class MappedFile:
     path : str
         The file.
 
+    Attributes
+    ----------
+    descriptor : int
+        Open as long as this object: a search of another thread may be about to use its number, which could
+        be that of any file the moment after.
+
     Raises
     ------
     CorruptIndexError, StorageError
         It cannot be opened; the latter where descriptors or memory have run out.
     """
 
+    descriptor = -1
+
     def __init__(self, path: str) -> None:
         self.path = path
-        self.descriptor = -1
+        self._closed = False
         try:
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -38,7 +46,7 @@ class MappedFile:
 
     def check(self) -> None:
         """Raise CorruptIndexError if the file is shorter than it was, IndexClosedError if it was closed."""
-        if self.descriptor < 0:
+        if self._closed:
             raise IndexClosedError(f"{self.path}: the index was closed")
         found = os.lseek(self.descriptor, 0, os.SEEK_END)  # quicker than fstat; nobody reads from there
         if found < self.size:
@@ -46,11 +54,12 @@ class MappedFile:
                 f"{self.path}: was cut to {found} bytes, of {self.size}, while it was open"
             )
 
-    def close(self, close: Callable[[int], None] = os.close) -> None:
-        """Close the descriptor; mappings stay until the last array over them goes."""
-        if self.descriptor >= 0:
-            close(self.descriptor)  # its default outlives this module's names when the interpreter ends
-            self.descriptor = -1
+    def close(self) -> None:
+        """Let nobody begin to read; the descriptor goes with who reads still, mappings with their arrays."""
+        self._closed = True
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # the default outlives this module's names when the interpreter ends
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            close(descriptor)

@@ -6,17 +6,23 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from tiered_index.config import Dtype, Metric, in_range, make_config, one_of
+from tiered_index.config import Dtype, IndexConfig, Metric, in_range, make_config, one_of
 from tiered_index.encoding import TextConfig
-from tiered_index.errors import IndexNotFoundError
+from tiered_index.errors import (
+    CommitUncertainError,
+    CorruptIndexError,
+    IndexLockedError,
+    IndexNotFoundError,
+)
 from tiered_index.index import Index
 from tiered_index.storage.commit import Store
+from tiered_index.storage.current import Current
 from tiered_index.storage.files import Files
 from tiered_index.storage.garbage import DEFAULT_KEEP_GENERATIONS, MIN_KEEP_GENERATIONS
 from tiered_index.storage.policy import MergePolicy, SizeTieredPolicy
 from tiered_index.storage.segment import Held
 from tiered_index.storage.snapshot import Snapshot
-from tiered_index.storage.writer import Current, Mode, Writer
+from tiered_index.storage.writer import Mode, Writer
 
 FullReads = Literal["mapped", "copied"]
 CoarseMemory = Literal["mapped", "locked"]
@@ -121,14 +127,30 @@ def open_index(
     elif dim is None or mode == "r":
         raise IndexNotFoundError(f"{path}: there is no index here; give dim= to create one")
     else:
-        store.create(make_config(dim, **settings))  # type: ignore[arg-type]
-    snapshot = (
-        store.snapshot(held=held)
-        if generation is None
-        else Snapshot(store.manifest(generation), store.segments, held=held)
+        _create(store, make_config(dim, **settings))  # type: ignore[arg-type]
+        store.newest().config.check_same(dim=dim, **settings)
+    current = Current(
+        store, store.snapshot(held=held) if generation is None else _earlier(store, generation, held)
     )
-    current = Current(store, snapshot)
     return Index(current, Writer(current, mode, keep_generations, merge_policy or SizeTieredPolicy()))
+
+
+def _create(store: Store, config: IndexConfig, text: TextConfig | None = None) -> None:
+    """Create an index, unless another process or thread does at the same time."""
+    try:
+        store.create(config, text)
+    except (IndexLockedError, CommitUncertainError):  # it was first, and may have collected our manifest
+        if not store.exists():
+            raise
+
+
+def _earlier(store: Store, generation: int, held: Held) -> Snapshot:
+    """Open a generation that is kept."""
+    try:
+        return Snapshot(store.manifest(generation), store.segments, held=held)
+    except CorruptIndexError:
+        store.manifest(generation)  # raises what is true if a writer collected it meanwhile
+        raise
 
 
 def holding(full_reads: FullReads, coarse_memory: CoarseMemory) -> Held:
@@ -141,7 +163,7 @@ def holding(full_reads: FullReads, coarse_memory: CoarseMemory) -> Held:
 
 def create_for_texts(path: str | os.PathLike[str], dim: int, text: TextConfig, **settings: Any) -> None:
     """Create an index that knows its encoder; `settings` are those of :func:`open_index`, or None."""
-    Store(Path(path), Files()).create(make_config(dim, **settings), text)
+    _create(Store(Path(path), Files()), make_config(dim, **settings), text)
 
 
 def index_exists(path: str | os.PathLike[str]) -> bool:

@@ -49,9 +49,10 @@ class Outcome:
     @property
     def hits(self) -> Hits:
         """What was found."""
-        if not isinstance(self._hits, Hits):
-            self._hits = self._hits()
-        return self._hits
+        hits = self._hits
+        if not isinstance(hits, Hits):  # two threads may both work it out
+            hits = self._hits = hits()
+        return hits
 
     @property
     def stats(self) -> SearchStats:

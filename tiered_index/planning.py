@@ -248,11 +248,12 @@ class Planning:
             self._next = self._seen + 1
             if len(self._live) < LIVE_QUERIES:
                 return
-            self._weight = 1.0
+            weight = 1.0
         else:
+            weight = self._weight
             self._live[random.randrange(LIVE_QUERIES)] = query.copy()  # noqa: S311 - a sample, not a secret
-        self._weight *= _chance() ** (1.0 / LIVE_QUERIES)
-        self._next = self._seen + 1 + int(math.log(_chance()) / math.log1p(-self._weight))
+        weight *= _chance() ** (1.0 / LIVE_QUERIES)  # not in place: other threads may be here too
+        self._weight, self._next = weight, self._seen + 1 + int(math.log(_chance()) / math.log1p(-weight))
 
     def forget(self) -> None:
         """Keep none of the queries that were asked so far."""

@@ -19,10 +19,10 @@ from tiered_index.planning import Planning
 from tiered_index.prepared import PreparedSearches
 from tiered_index.results import SearchResult
 from tiered_index.stats import IndexStats, index_stats
+from tiered_index.storage.current import Current
 from tiered_index.storage.linking import Linking
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.verify import VerifyReport, verify
-from tiered_index.storage.writer import Current
 from tiered_index.validate.ids import id_array, id_keys
 from tiered_index.watch.face import Watchable
 from tiered_index.watch.onlooker import check_tag

@@ -18,7 +18,7 @@ from tiered_index.planner.plan import MAX_K
 from tiered_index.planning import Planning
 from tiered_index.storage.calibration import Kept, read_calibration, write_calibration
 from tiered_index.storage.commit import CALIBRATION
-from tiered_index.storage.writer import Current
+from tiered_index.storage.current import Current
 
 CALIBRATE_KS = (1, 10, 100)
 CALIBRATE_SECONDS = 10.0
@@ -77,22 +77,23 @@ class Recalibrate:
         progress: Callable[[str], None] = lambda _: None,
     ) -> Calibration:
         """Measure with the queries that are given, else live ones, else stored vectors."""
-        snapshot = self._current.get()
+        rows = self._current.get().rows
         ks = [in_range("k", k, 1, MAX_K) for k in (ks if isinstance(ks, Iterable) else [ks])]
         if not ks:
             raise ParameterError("k must name at least one k")
         if seconds is not None:
             check_seconds("seconds", seconds, above=True)
-        if snapshot.rows < 2:
-            raise ParameterError(f"an index of {snapshot.rows} rows cannot be calibrated")
+        if rows < 2:
+            raise ParameterError(f"an index of {rows} rows cannot be calibrated")
+        live = self._planning.live_queries()
+        queries: Queries | None = None
         if given is not None:
             if len(given) == 0:
                 raise ParameterError("queries must not be empty")
-            return self._measure(Queries(given[:MAX_QUERIES], None, "given"), ks, seconds, progress)
-        live = self._planning.live_queries()
-        if live is not None and len(live) >= MIN_QUERIES:
-            return self._measure(Queries(live, None, "live"), ks, seconds, progress)
-        return self._measure(stored_queries(snapshot, MAX_QUERIES), ks, seconds, progress)
+            queries = Queries(given[:MAX_QUERIES], None, "given")
+        elif live is not None and len(live) >= MIN_QUERIES:
+            queries = Queries(live, None, "live")
+        return self._measure(queries, ks, seconds, progress)
 
     def again(self, seconds: float) -> None:
         """Measure with the queries of the calibration before, if there are rows; the data is safe already."""
@@ -107,12 +108,10 @@ class Recalibrate:
         kept = read_calibration(self._current.store)
         if kept is None:
             self.calibrate(None, CALIBRATE_KS, seconds)
-        elif kept.calibration.source == "stored":
-            queries = stored_queries(self._current.get(), MAX_QUERIES)
-            self._measure(queries, kept.calibration.asked_ks, seconds)
-        else:
-            queries = Queries(kept.queries, None, kept.calibration.source)
-            self._measure(queries, kept.calibration.asked_ks, seconds)
+            return
+        known = kept.calibration
+        queries = None if known.source == "stored" else Queries(kept.queries, None, known.source)
+        self._measure(queries, known.asked_ks, seconds)
 
     def known_queries(self) -> NDArray[np.float32] | None:
         """Return the queries of live searches, else those of a calibration; None if too few are known."""
@@ -131,12 +130,18 @@ class Recalibrate:
 
     def _measure(
         self,
-        queries: Queries,
+        given: Queries | None,
         ks: Sequence[int],
         seconds: float | None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> Calibration:
-        calibration = calibrate(self._current.get(), queries, ks, seconds, progress)
+        """Measure the newest generation, with stored vectors if no queries are given."""
+        while True:
+            snapshot = self._current.get()
+            queries = stored_queries(snapshot, MAX_QUERIES) if given is None else given
+            calibration = calibrate(snapshot, queries, ks, seconds, progress)
+            if self._current.get().manifest.rebuilt == calibration.rebuilt:
+                break  # else it tells nothing of the coarse tier that there is by now
         self._planning.use(calibration)
         if self._may_write():
             # stored vectors are in the index; keeping them again would only take room

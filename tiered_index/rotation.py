@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.blas import eigenvectors, product
 from tiered_index.errors import DimensionError, NonFiniteVectorError
 
 _BLOCK_ROWS = 8_192
@@ -50,8 +51,8 @@ def fit_rotation(sample: Any) -> NDArray[np.float32]:
         bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
         if len(bad):
             raise NonFiniteVectorError("NaN or infinity in the sample", (bad + start).tolist())
-        moment += block.T @ block
-    directions = np.linalg.eigh(moment).eigenvectors[:, ::-1]  # LAPACK's order is ascending
+        moment += product(block.T, block)
+    directions = eigenvectors(moment)[:, ::-1]  # LAPACK's order is ascending
     largest = np.abs(directions).argmax(axis=0)
     directions *= np.sign(directions[largest, np.arange(len(directions))])
     return np.ascontiguousarray(directions, np.float32)

@@ -38,6 +38,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.blas import product
 from tiered_index.config import IndexConfig
 from tiered_index.errors import CorruptIndexError, disk_errors
 from tiered_index.mapped import MappedFile
@@ -355,7 +356,8 @@ class Sketch:
         planes = records[:, :-_FACTORS_BYTES].reshape(len(rows), form.bits, 8 * form.words)
         bits = np.unpackbits(planes, axis=2, count=form.dims, bitorder="little")
         powers = 2.0 ** np.arange(form.bits)
-        counts = np.vecdot(bits.astype(np.float32), asked.weights).astype(np.float64) @ powers
+        sums = np.vecdot(bits.astype(np.float32), asked.weights).astype(np.float64)
+        counts = product(sums, powers)
         factors = records[:, -_FACTORS_BYTES:].view("<f4").astype(np.float64)
         share = float(np.linalg.norm(query[:prefix_dim].astype(np.float64))) if form.unit else 1.0
         shift = (2**form.bits - 1) / 2 * asked.total

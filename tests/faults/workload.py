@@ -13,8 +13,9 @@ from tests.faults.model import RecordingFiles
 from tiered_index.config import make_config
 from tiered_index.index import Index
 from tiered_index.storage.commit import Store
+from tiered_index.storage.current import Current
 from tiered_index.storage.files import Files
-from tiered_index.storage.writer import Current, Writer
+from tiered_index.storage.writer import Writer
 
 DIM = 8
 ROOT = "rows.tidx"

@@ -36,7 +36,7 @@ from tiered_index.compiled.layout import (
 )
 from tiered_index.compiled.layout import MAX_ROWS as MAX_ROWS
 from tiered_index.compiled.prepared import Prepared as Prepared
-from tiered_index.compiled.room import room as _room
+from tiered_index.compiled.room import own
 
 MAX_K = 512
 """The best rows are kept by insertion; with more of them NumPy's partition is faster."""
@@ -131,7 +131,7 @@ def walk(
     ms : float
         Time of the walk.
     """
-    room = _room
+    room = own.room
     beam = room.beam_of(2 * ef)  # a scan sorts them out when there are twice as many
     prefix, rows, seeds = _plain(prefix, np.float32), _plain(rows, np.int32), _plain(seeds, np.int64)
     described, numbers = graph.ctypes.data, (prefix.ctypes.data, len(prefix), ef)
@@ -160,7 +160,7 @@ def ordered(
 ) -> tuple[Rows, float]:
     """Walk as :func:`walk` does; return rows in the order of scores that sketches estimate, and the ms."""
     walk(graph, prefix, ef, live=live, seeds=seeds)
-    room, query = _room, _plain(query, np.float32)
+    room, query = own.room, _plain(query, np.float32)
     numbers = query.ctypes.data, len(query), len(prefix)
     size = _done(kernels().arrange(sketch.ctypes.data, *numbers, room.address))
     found: Rows = (room.order[:size] >> ROW_SHIFT) & (MAX_ROWS - 1)
@@ -169,7 +169,7 @@ def ordered(
 
 def near(graph: Rows, prefix: Floats, ef: int, count: int) -> Rows:
     """Return about the `count` nearest rows of the whole graph, as a beam of `ef` meets them."""
-    room, prefix = _room, _plain(prefix, np.float32)
+    room, prefix = own.room, _plain(prefix, np.float32)
     beam, numbers = room.beam_of(count), (prefix.ctypes.data, len(prefix), ef, count)
     size = _done(kernels().approach(graph.ctypes.data, *numbers, room.address))
     found: Rows = (beam[:size] >> ROW_SHIFT) & (MAX_ROWS - 1)
@@ -315,7 +315,7 @@ def answer_many(
     starts = iter(range(0, n, _AT_ONCE))  # the next is taken by whoever is free
 
     def some() -> Rows:
-        room, totals = _room, np.zeros(STATE_FIELDS, np.int64)
+        room, totals = own.room, np.zeros(STATE_FIELDS, np.int64)
         room.beam_of(2 * ef)
         for start in starts:
             size = min(_AT_ONCE, n - start)

@@ -53,7 +53,7 @@ from tiered_index.compiled.layout import (
     WALK_BY,
     K,
 )
-from tiered_index.compiled.room import room
+from tiered_index.compiled.room import own
 from tiered_index.limits import Limits
 from tiered_index.planner.plan import Plan
 
@@ -170,7 +170,7 @@ class Prepared:
             shorter, or too little was found, or why the plan is not for it; or a
             :class:`~tiered_index.compiled.answered.TooFar`.
         """
-        k = self._k
+        k, room = self._k, own.room
         rows, ids = np.empty(k, np.int64), np.empty(k, np.int64)
         scores, told = np.empty(k, np.float32), np.empty(TOLD, np.float64)
         if not (query.flags.c_contiguous and query.flags.aligned):

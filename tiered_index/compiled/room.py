@@ -37,10 +37,12 @@ _BEHIND = 8
 _LINE_BYTES = 64
 
 
-class Room(threading.local):
+class Room:
     """A thread's own arrays to work in; they grow and stay.
 
-    `fields` says where they are and how long, and `address` where `fields` is.
+    `fields` says where they are and how long, and `address` where `fields` is. Whoever passes that on holds
+    the room itself meanwhile: what is a thread's own goes when the interpreter ends, and compiled code of
+    threads that nobody waits for may be at work then.
     """
 
     def __init__(self) -> None:
@@ -86,4 +88,10 @@ def _aligned(size: int, dtype: type = np.float32) -> NDArray[Any]:
     return numbers[-numbers.ctypes.data % _LINE_BYTES // width :][:size]
 
 
-room = Room()
+class _Own(threading.local):
+    def __init__(self) -> None:
+        self.room = Room()
+
+
+own = _Own()
+"""What the calling thread has to itself."""

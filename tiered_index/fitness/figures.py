@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.blas import product
 from tiered_index.config import DEFAULT_GRAPH_DEGREE
 from tiered_index.fitness.energy import energies, gaps
 from tiered_index.fitness.intervals import Bootstrap, Estimate, stands_out
@@ -140,5 +141,5 @@ class Figures:
         docs, queries = self._sample.docs, self._sample.queries
         best = np.empty((len(rows), self._k), np.int64)
         for query, some in enumerate(rows):
-            best[query] = some[np.argsort(-(docs[some] @ queries[query]), kind="stable")[: self._k]]
+            best[query] = some[np.argsort(-product(docs[some], queries[query]), kind="stable")[: self._k]]
         return best

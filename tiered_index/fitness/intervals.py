@@ -8,6 +8,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.blas import product
+
 RESAMPLES = 1_000
 """Of the bootstrap; the ends of its intervals then move by a few per cent of their width."""
 
@@ -53,12 +55,12 @@ class Bootstrap:
 
     def mean(self, values: NDArray[np.float64]) -> Estimate:
         """Estimate the mean of one value a query, shape (queries,)."""
-        return _estimate(float(values.mean()), self._weights @ values)
+        return _estimate(float(values.mean()), product(self._weights, values))
 
     def ratio(self, above: NDArray[np.float64], below: NDArray[np.float64]) -> Estimate:
         """Estimate the ratio of two means; 1 where the one below is 0."""
-        means = self._weights @ below
-        ratios = np.divide(self._weights @ above, means, out=np.ones_like(means), where=means > 0)
+        means = product(self._weights, below)
+        ratios = np.divide(product(self._weights, above), means, out=np.ones_like(means), where=means > 0)
         whole = float(below.mean())
         return _estimate(float(above.mean()) / whole if whole > 0 else 1.0, ratios)
 

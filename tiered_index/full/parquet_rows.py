@@ -60,8 +60,6 @@ class ParquetRows:
         self._dtype = np.dtype(dtype)
         self._row_bytes = dim * self._dtype.itemsize
         self.mapped = MappedFile(path)
-        # rows are copied by a descriptor of their own: a search that began before close() ends as it would
-        self._copies = MappedFile(path) if copied else self.mapped
         self._open(dim, dtype)
 
     def _open(self, dim: int, dtype: Dtype) -> None:
@@ -92,8 +90,8 @@ class ParquetRows:
 
     @property
     def descriptor(self) -> int:
-        """The descriptor that rows are asked for, or copied, by; if copied, open as long as this object."""
-        return self._copies.descriptor
+        """The descriptor that rows are asked for, or copied, by; open as long as this object."""
+        return self.mapped.descriptor
 
     def check(self) -> None:
         """Raise if the file was closed or has become shorter."""
@@ -238,7 +236,7 @@ class ParquetRows:
         return table
 
     def close(self) -> None:
-        """Close the descriptor; mappings go when the last array over them does."""
+        """Let nobody begin to read; mappings go when the last array over them does."""
         self.mapped.close()
 
 

@@ -68,7 +68,7 @@ class Chooser:
         self._options: dict[tuple[int, int, float], Options] = {}
         self._choices: dict[tuple[object, ...], Choice] = {}
         self._predictions: dict[tuple[object, ...], Prediction] = {}
-        self._whole: dict[tuple[int, int, float, State], Prediction | None] = {}
+        self._whole: dict[tuple[int, int, float, State], tuple[Prediction | None]] = {}
         self._measured: dict[tuple[int, int], dict[Plan, float]] = {}
 
     def choose(self, k: int, rows: int, budget: Budget) -> Choice:
@@ -98,7 +98,8 @@ class Chooser:
         """Return the narrowest walk that reaches a floor where all of its beam is rescored, or None."""
         state = self.feedback.state()
         key = (k, _grain(rows), floor, state)
-        if key not in self._whole:
+        known = self._whole.get(key)
+        if known is None:
             if len(self._whole) >= _KEPT:
                 self._whole.clear()
             found = options(self.calibration, k, _rows(key[1]), state.cold_share, worthwhile=False)
@@ -112,8 +113,9 @@ class Chooser:
                 and sure[i] >= floor
             ]
             best = min(places, key=lambda i: found.plans[i].ef, default=None)
-            self._whole[key] = None if best is None else _prediction(found, best, state)
-        return self._whole[key]
+            # held here too: another thread may empty the table
+            known = self._whole[key] = (None if best is None else _prediction(found, best, state),)
+        return known[0]
 
     def options(self, k: int, rows: int) -> Options:
         """Return what there is to choose among, as it was measured."""

@@ -20,6 +20,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.blas import product
+
 WIDER, WIDEST = 3, 8
 """Times as wide a second walk is. Under those filters 2 and 6, or 4 and 12, took as much for .95 to .96."""
 
@@ -107,17 +109,19 @@ def fit(k: int, efs: Sequence[float], scores: Sequence[float], recalls: Sequence
     if by_ef >= 0.0 or by_score >= 0.0:
         return None
     quantiles = np.quantile(score, (np.arange(SCORES) + 0.5) / SCORES)
-    return Nearness(k, float(line[0] - line[1:] @ middle[1:]), by_ef, by_score, tuple(quantiles.tolist()))
+    return Nearness(
+        k, float(line[0] - np.vecdot(line[1:], middle[1:])), by_ef, by_score, tuple(quantiles.tolist())
+    )
 
 
 def _logistic(terms: Floats, share: Floats) -> Floats:
     """Return the weights of a logistic regression, by Newton's method; a prior keeps them finite."""
     weights = np.zeros(terms.shape[1])
-    prior = _PRIOR * len(share) * np.eye(terms.shape[1])
+    prior = _PRIOR * len(share)
     for _ in range(_ROUNDS):
-        expected = 1.0 / (1.0 + np.exp(-np.clip(terms @ weights, -50.0, 50.0)))
-        slope = terms.T @ (share - expected) - prior @ weights
-        curve = (terms.T * (expected * (1.0 - expected))) @ terms + prior
+        expected = 1.0 / (1.0 + np.exp(-np.clip(product(terms, weights), -50.0, 50.0)))
+        slope = product(terms.T, share - expected) - prior * weights
+        curve = product(terms.T * (expected * (1.0 - expected)), terms) + prior * np.eye(len(weights))
         step = np.linalg.solve(curve, slope)
         weights += np.clip(step, -2.0, 2.0)
         if np.abs(step).max() < 1e-9:

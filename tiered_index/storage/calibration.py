@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -21,6 +22,7 @@ from tiered_index.storage.commit import CALIBRATION, Store
 
 _VERSION = 2
 _DIGEST_BYTES = 16
+_TRIES = 3
 
 
 class _File(msgspec.Struct, frozen=True, array_like=True):
@@ -49,22 +51,33 @@ def write_calibration(store: Store, kept: Kept) -> None:
     shape = (int(queries.shape[0]), int(queries.shape[1]))
     data = msgspec.msgpack.encode(_File(_VERSION, kept.calibration, shape, queries.tobytes()))
     target = store.root / CALIBRATION
-    temporary = store.root / f"{CALIBRATION}-{secrets.token_hex(8)}.tmp"
     with disk_errors(f"{target}: cannot be written"):
-        file = store.files.create(temporary)
-        try:
-            rest = memoryview(xxhash.xxh3_128_digest(data) + data)
-            while rest:
-                rest = rest[file.write(rest) :]
-            store.files.sync(file)
-            file.close()
-            store.files.replace(temporary, target)
-            store.files.sync_folder(store.root)
-        except BaseException:
-            file.close()
-            with suppress(OSError):
-                store.files.unlink(temporary)
-            raise
+        for left in reversed(range(_TRIES)):
+            try:
+                _put(store, data, target)
+            except FileNotFoundError:  # a writer of another process took ours for garbage
+                if not left or not store.root.exists():
+                    raise
+            else:
+                return
+
+
+def _put(store: Store, data: bytes, target: Path) -> None:
+    temporary = store.root / f"{CALIBRATION}-{secrets.token_hex(8)}.tmp"
+    file = store.files.create(temporary)
+    try:
+        rest = memoryview(xxhash.xxh3_128_digest(data) + data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        store.files.sync(file)
+        file.close()
+        store.files.replace(temporary, target)
+        store.files.sync_folder(store.root)
+    except BaseException:
+        file.close()
+        with suppress(OSError):
+            store.files.unlink(temporary)
+        raise
 
 
 def read_calibration(store: Store) -> Kept | None:

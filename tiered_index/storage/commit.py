@@ -172,14 +172,29 @@ class Store:
 
         A writer may commit and collect between the reading of a manifest and the opening of its files;
         then there is a newer manifest, and that is opened.
+
+        Raises
+        ------
+        IndexNotFoundError
+            There is none, or another one in its place than `earlier` is of.
         """
         while True:
             manifest = self.newest()
+            if earlier is not None:
+                self._check_same(earlier.manifest, manifest)
             try:
                 return Snapshot(manifest, self.segments, earlier, held)
             except CorruptIndexError:
                 if self.generations()[-1] == manifest.generation:
                     raise
+
+    def check_same(self, opened: Manifest) -> None:
+        """Raise IndexNotFoundError if the index that `opened` is of is no longer here."""
+        self._check_same(opened, self.newest())
+
+    def _check_same(self, opened: Manifest, found: Manifest) -> None:
+        if found.store_id != opened.store_id:
+            raise IndexNotFoundError(f"{self.root}: another index is in the place of the one that was opened")
 
     def kept(self) -> list[Manifest]:
         """Read every manifest there is, oldest first."""

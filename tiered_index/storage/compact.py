@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from tiered_index.errors import disk_errors
+from tiered_index.errors import CommitUncertainError, IndexLockedError, StorageError, disk_errors
 from tiered_index.storage.commit import Store
 from tiered_index.storage.live import LiveSegment, with_tombstones
 from tiered_index.storage.manifest import Manifest, SegmentEntry
@@ -22,6 +22,8 @@ from tiered_index.validate.vectors import prepared_again
 
 class Merge:
     """A merge in two steps: :meth:`write` takes long and needs no lock, :meth:`commit` is short.
+
+    Whatever comes of them, :meth:`end` comes last.
 
     Parameters
     ----------
@@ -39,6 +41,7 @@ class Merge:
         self._sources = [live for live in snapshot.segments if live.entry.name in set(names)]
         self._entry: SegmentEntry | None = None
         self._writer: SegmentWriter | None = None
+        self._name = ""
 
     def write(self) -> None:
         """Write the new segment."""
@@ -48,23 +51,20 @@ class Merge:
         schema = self._snapshot.schema if self._snapshot.schema is not None else pa.schema([])
         for live in self._sources:  # the new digest would make old damage look sound
             check_digest(live.segment.folder / ROWS_FILE, live.entry.files[ROWS_FILE])
-        try:
-            with disk_errors(f"{self._store.segments}: cannot merge"):
-                self._writer = SegmentWriter(
-                    self._store.files,
-                    self._store.segments,
-                    manifest.config,
-                    manifest.id_kind or "str",
-                    schema,
-                )
-                self._store.unfinished.add(self._writer.name)
-                for live in self._sources:
-                    for batch in self._batches(live, schema):
-                        self._writer.append(batch)
-                self._entry = self._writer.finish()
-        except BaseException:
-            self.abandon()
-            raise
+        with disk_errors(f"{self._store.segments}: cannot merge"):
+            self._writer = SegmentWriter(
+                self._store.files,
+                self._store.segments,
+                manifest.config,
+                manifest.id_kind or "str",
+                schema,
+            )
+            self._name = self._writer.name
+            self._store.unfinished.add(self._name)
+            for live in self._sources:
+                for batch in self._batches(live, schema):
+                    self._writer.append(batch)
+            self._entry = self._writer.finish()
 
     def commit(self, newest: Snapshot) -> Manifest:
         """Put the new segment into the place of its sources, in the generation after `newest`.
@@ -89,20 +89,21 @@ class Merge:
                 with disk_errors(f"{self._store.segments}: cannot merge"):
                     entry = with_tombstones(self._store.files, self._store.segments, entry, missed)
             segments.insert(0, entry)  # merged rows are older than what came meanwhile
-        manifest = self._store.commit(newest.manifest, segments=tuple(segments))
-        self._end()
-        return manifest
+        # from here on the manifest may be in place whatever is raised, unless it is certain that it is not
+        writer, self._writer = self._writer, None
+        try:
+            return self._store.commit(newest.manifest, segments=tuple(segments))
+        except CommitUncertainError:
+            raise
+        except (StorageError, IndexLockedError):
+            self._writer = writer
+            raise
 
-    def abandon(self) -> None:
-        """Remove what was written."""
+    def end(self) -> None:
+        """Remove what was written, unless it was committed, or may have been: then it is garbage or named."""
         if self._writer is not None:
             self._writer.abandon()
-        self._end()
-
-    def _end(self) -> None:
-        if self._writer is not None:
-            self._store.unfinished.discard(self._writer.name)
-            self._writer = None
+        self._store.unfinished.discard(self._name)
 
     def _batches(self, live: LiveSegment, schema: pa.Schema) -> Iterator[RowBatch]:
         segment = live.segment

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
-from threading import Lock, Thread
+from contextlib import suppress
+from threading import Thread
 from time import perf_counter_ns
 
 from tiered_index.coarse.links import LEAST_ROWS
+from tiered_index.forkable import ForkableLock
 from tiered_index.storage.matching import Matching
 from tiered_index.storage.snapshot import Snapshot
 
@@ -33,7 +34,7 @@ class Linking:
     def __init__(self) -> None:
         self._max_bytes: int | None = None
         self._closed = False
-        self._process, self._lock = os.getpid(), Lock()  # held while links are made or let go of
+        self._turn = ForkableLock()  # or letting go of links
 
     @property
     def max_bytes(self) -> int | None:
@@ -43,7 +44,7 @@ class Linking:
     def allow(self, snapshot: Snapshot, max_bytes: int | None) -> None:
         """Set what links may take, and let go of what is more."""
         self._max_bytes = max_bytes
-        with self._turn():
+        with self._turn.lock:
             _leave(snapshot, self.limit(snapshot))
 
     def limit(self, snapshot: Snapshot) -> int:
@@ -63,19 +64,16 @@ class Linking:
         matching.spent_ns += int(coarse_ms * 1e6)
         if matching.spent_ns < (matching.count * NS_PER_ROW) << matching.unlinked:
             return
-        lock = self._turn()
-        if not lock.acquire(blocking=False):
+        if self._turn.lock.locked():
             return
-        try:
-            Thread(target=self._in_background, args=(lock, snapshot, matching), daemon=True).start()
-        except RuntimeError:  # there may be no more threads: what was asked is answered all the same
-            matching.spent_ns = 0
-            lock.release()
+        matching.spent_ns = 0  # who comes next does not begin too
+        with suppress(RuntimeError):  # there may be no more threads: what was asked is answered all the same
+            Thread(target=self._in_background, args=(snapshot, matching), daemon=True).start()
 
     def link(self, snapshot: Snapshot, matching: Matching) -> bool:
         """Link the rows of a filter; return whether they are."""
         matching.used_ns = perf_counter_ns()
-        with self._turn():
+        with self._turn.lock:
             self._link(snapshot, matching, lambda: True)
         return matching.linked
 
@@ -83,12 +81,10 @@ class Linking:
         """Let a thread that links end soon."""
         self._closed = True
 
-    def _turn(self) -> Lock:
-        if self._process != os.getpid():  # a thread of the parent may have held it, and would for ever
-            self._process, self._lock = os.getpid(), Lock()
-        return self._lock
-
-    def _in_background(self, lock: Lock, snapshot: Snapshot, matching: Matching) -> None:
+    def _in_background(self, snapshot: Snapshot, matching: Matching) -> None:
+        lock = self._turn.lock
+        if not lock.acquire(blocking=False):
+            return
         try:
             self._link(snapshot, matching, lambda: not self._closed)
         except Exception as error:  # searches go on without

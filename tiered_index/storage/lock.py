@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from tiered_index.errors import IndexLockedError, storage_error
@@ -35,10 +36,14 @@ class WriterLock:
     ------
     IndexLockedError
         Another writer holds it; names its process where it left its number.
+    StorageError
+        The file cannot be opened, locked or written.
     """
 
+    _fd = -1
+
     def __init__(self, root: Path) -> None:
-        path = root / LOCK_NAME
+        self._path = path = root / LOCK_NAME
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -47,8 +52,11 @@ class WriterLock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._fd)
+            self.release()
             raise IndexLockedError(f"{root}: process {holder} is writing to this index") from error
+        except OSError as error:  # a file system without locks, for one
+            self.release()
+            raise storage_error(f"{path}: cannot be locked", error) from error
         _held.add(self)
         try:
             os.ftruncate(self._fd, 0)
@@ -57,8 +65,18 @@ class WriterLock:
             self.release()
             raise storage_error(f"{path}: cannot write the lock", error) from error
 
-    def release(self) -> None:
+    def in_place(self) -> bool:
+        """Return whether the file that is locked is the one that others would lock."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), self._path.stat())
+        except OSError:
+            return False
+
+    def release(self, close: Callable[[int], None] = os.close) -> None:
         """Let the next writer in."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            close(descriptor)  # its default outlives this module's names when the interpreter ends
+
+    def __del__(self) -> None:
+        self.release()  # of an index that was not closed, or one that Ctrl-C kept from knowing its lock

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Hashable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,6 +61,7 @@ class Matching:
         self.used_ns = 0
         self.spent_ns = 0
         """When it was searched last, and the time that first stages took since; kept by who links rows."""
+        self._would_take: int | None = None
         self.linked = False
         """Whether rows are linked among themselves, in segments where that shortens walks."""
         self.unlinked = 0
@@ -91,9 +91,14 @@ class Matching:
         links = [part.among.links for part in self._scope.parts if part.among is not None]
         return sum(found.bytes for found in links if found is not None)
 
-    @cached_property
+    @property
     def would_take(self) -> int:
         """What links would take in memory; 0 unless they shorten the walks of all segments with any."""
+        if self._would_take is None:  # no cached_property: its lock, held during a fork, would stay held
+            self._would_take = self._links_of_walked()
+        return self._would_take
+
+    def _links_of_walked(self) -> int:
         walked = self._walked()
         everything = self.count == sum(live.rows for live in self._segments)
         if everything or not all(pays(part.rows, part.tier.rows) for part in walked):

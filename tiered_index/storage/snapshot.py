@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,12 @@ def directions_of(manifest: Manifest, root: Path, earlier: Snapshot | None = Non
     ):
         return earlier.directions
     return read_directions(root, manifest.rotation, manifest.config.store_dim, width)
+
+
+def _columns_of(manifest: Manifest, schema: pa.Schema | None) -> pa.Schema | None:
+    """Return what filters may name; None as long as there are no rows."""
+    kind = manifest.id_kind
+    return None if kind is None else pa.schema([(ID_COLUMN, ID_TYPES[kind]), *(schema or ())])
 
 
 class Snapshot:
@@ -94,6 +99,7 @@ class Snapshot:
         self._matchings: Recent[Matching] = Recent(MATCHINGS_BYTES)
         self._linked: dict[Hashable, Matching] = {}  # changed by a copy: others may look at it meanwhile
         self._parsed: Recent[Node] = Recent(_MOST_PARSED)
+        self._columns = _columns_of(manifest, self.schema)
         self.prepared: dict[Hashable, Any] = {}
         """Searches among all rows that are prepared."""
 
@@ -207,12 +213,6 @@ class Snapshot:
 
     def _parse(self, where: Any) -> Node:
         return parse(where, self._columns)
-
-    @cached_property
-    def _columns(self) -> pa.Schema | None:
-        """What filters may name; None as long as there are no rows."""
-        kind = self.manifest.id_kind
-        return None if kind is None else pa.schema([(ID_COLUMN, ID_TYPES[kind]), *(self.schema or ())])
 
     def ids(self, addresses: NDArray[np.int64]) -> NDArray[Any]:
         """Return the ids at `addresses`: an array of str objects, or of int64."""

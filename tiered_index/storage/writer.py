@@ -12,117 +12,28 @@ from typing import Literal
 
 from tiered_index.errors import (
     CommitUncertainError,
-    IndexClosedError,
+    IndexNotFoundError,
     ParameterError,
     ReadOnlyError,
-    StorageError,
     TieredIndexError,
     disk_errors,
 )
-from tiered_index.storage.commit import Store
 from tiered_index.storage.compact import Merge
+from tiered_index.storage.current import Current
 from tiered_index.storage.garbage import collect
 from tiered_index.storage.lock import WriterLock
 from tiered_index.storage.manifest import Manifest
 from tiered_index.storage.policy import MergePolicy, SegmentSize, merge_all
 from tiered_index.storage.rebuild import FEW_ROWS, Rebuild, Wanted
+from tiered_index.storage.request import Commit, Request
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.storage.transaction import Transaction
 
 Mode = Literal["rw", "r"]
 
-_INTERRUPTED = "nothing was written: the thread that wrote for others was interrupted"
+_REPLACED = "was removed or replaced since it was opened: open it again"
 
 _log = logging.getLogger("tiered_index")
-
-
-class Current:
-    """The snapshot that an open index answers from.
-
-    Parameters
-    ----------
-    store : Store
-        The index folder.
-    snapshot : Snapshot
-        The first one.
-    """
-
-    def __init__(self, store: Store, snapshot: Snapshot) -> None:
-        self.store = store
-        self._snapshot: Snapshot | None = snapshot
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._snapshot is None
-
-    def get(self) -> Snapshot:
-        """Return the snapshot; raise IndexClosedError after :meth:`close`."""
-        snapshot = self._snapshot
-        if snapshot is None:
-            raise IndexClosedError(f"{self.store.root}: the index was closed")
-        return snapshot
-
-    def advance(self, manifest: Manifest) -> None:
-        """Move to the generation of `manifest`, taking over what is open of it.
-
-        The snapshot before is not closed: a search may be using it, and results read metadata from it
-        later. Its files are let go of when the last of those is.
-        """
-        snapshot = self.get()
-        if manifest.generation != snapshot.manifest.generation:
-            self._snapshot = Snapshot(manifest, self.store.segments, snapshot)
-
-    def refresh(self) -> bool:
-        """Move to the newest generation; return whether there was a newer one."""
-        before = self.get()
-        if self.store.generations()[-1:] == [before.manifest.generation]:
-            return False  # a look at a folder: services do this every second
-        newest = self.store.snapshot(before)
-        if newest.manifest.generation <= before.manifest.generation:
-            return False
-        self._snapshot = newest
-        return True
-
-    def close(self) -> None:
-        """Let go of the snapshot's files."""
-        snapshot, self._snapshot = self._snapshot, None
-        if snapshot is not None:
-            snapshot.close()
-
-
-class _Request:
-    """A change that a thread waits for; `once` if it can be made only once, as it reads a stream."""
-
-    def __init__(self, change: Callable[[Transaction], int], *, once: bool = False) -> None:
-        self._change = change
-        self.once = once
-        self._result = 0
-        self._error: Exception | None = None
-        self.done = False
-        self.withdrawn = False
-        """Whether the thread that asked waits no more, so that nobody may make the change."""
-
-    def apply(self, transaction: Transaction) -> None:
-        """Make the change, if it is still wanted; what it raises is for the thread that asked."""
-        if self.withdrawn:
-            return
-        self._error = None
-        try:
-            self._result = self._change(transaction)
-        except Exception as error:
-            self._error = error
-
-    def finish(self, error: Exception | None = None) -> None:
-        """Say that the commit is over, and how it failed, unless the change itself did before."""
-        self._error = self._error or error
-        self.done = True
-
-    def result(self) -> int:
-        """Return what the change returned, or raise what it raised."""
-        if self._error is not None:
-            raise self._error
-        return self._result
 
 
 class Writer:
@@ -149,35 +60,43 @@ class Writer:
         self._lock: WriterLock | None = None
         self._collected = False
         self._mutex = threading.RLock()
-        self._merging = threading.Lock()
+        self._merging = threading.RLock()
         self._batch: Transaction | None = None
-        self._waiting: deque[_Request] = deque()
+        self._changing = False  # or True: what rows are taken from may call this thread's writes again
+        self._waiting: deque[Request] = deque()
         self._process = os.getpid()
 
-    def run(self, change: Callable[[Transaction], int], *, once: bool = False) -> int:
+    def run(self, change: Callable[[Transaction], int], *, alone: bool = False) -> int:
         """Make a change durable and return what it returns.
 
         Changes that threads ask for while a commit is under way become one commit together: the first of
         them to get the mutex makes all of them. Each stands alone even so; one that raises leaves no trace.
-        With `once`, a change that was begun is not begun again where Ctrl-C ended that thread's commit: its
-        own thread is told that nothing came of it.
+        With `alone` the thread that asks makes it itself, in a commit of its own: for what runs code of the
+        caller's, or takes from a stream what cannot be taken again.
         """
         self._check_may_write()  # in a forked child, the mutex may be held for ever
-        request = _Request(change, once=once)
+        request = Request(change)
+        queue = deque((request,)) if alone else self._waiting
         try:
-            self._waiting.append(request)
+            if not alone:
+                queue.append(request)
             with self._mutex:
+                self._refuse_within()
                 if self._batch is not None:  # the mutex is this thread's own, and so is the batch
                     self._check_may_write()
-                    return change(self._batch)
+                    try:
+                        self._changing = True
+                        return change(self._batch)
+                    finally:
+                        self._changing = False
                 if not request.done:
-                    self._commit_waiting(request)
+                    self._commit(request, queue)
         finally:
             # Ctrl-C while waiting, or a batch: nobody else must make the change later. One that comes now may
             # keep it in the queue; but signals are handled between calls only, so not before this.
             request.withdrawn = True
             with suppress(ValueError):
-                self._waiting.remove(request)
+                queue.remove(request)
         return request.result()
 
     @contextmanager
@@ -198,35 +117,34 @@ class Writer:
             self._advance(transaction.commit())
             self._maintain()
 
-    def _commit_waiting(self, own: _Request) -> None:
-        transaction = Transaction(self._store, self._newest())
-        taken: list[_Request] = []
+    def _commit(self, own: Request, queue: deque[Request]) -> None:
+        transaction, commit = Transaction(self._store, self._newest()), Commit()
+        taken: list[Request] = []
         try:
-            if own not in self._waiting:  # lost between being taken and made, to another thread's Ctrl-C
-                self._waiting.append(own)
-            while self._waiting:
-                taken.append(self._waiting.popleft())
-                taken[-1].apply(transaction)
+            if own not in queue:  # lost between being taken and made, to another thread's Ctrl-C
+                queue.append(own)
+            try:
+                self._changing = True
+                while queue:
+                    taken.append(queue.popleft())
+                    taken[-1].apply(transaction, commit)
+            finally:
+                self._changing = False
             self._advance(transaction.commit())
+            commit.ended = (None,)
         except Exception as error:
-            for request in taken:
-                request.finish(error)
+            commit.ended = (error,)
             return
         except BaseException:  # Ctrl-C is for this thread
-            transaction.abandon()
-            others = [request for request in taken if request is not own]
-            if transaction.publishing:
-                for request in others:
-                    request.finish(CommitUncertainError(f"{self._store.root}: interrupted while committing"))
-            else:
-                for request in others:
-                    if request.once:
-                        request.finish(StorageError(f"{self._store.root}: {_INTERRUPTED}"))
-                again = [request for request in others if not request.once]
-                self._waiting.extendleft(reversed(again))  # for the next thread to make
+            if commit.ended is None:
+                transaction.abandon()
+                if transaction.publishing:
+                    commit.ended = (
+                        CommitUncertainError(f"{self._store.root}: interrupted while committing"),
+                    )
+                else:  # for the next thread to make
+                    queue.extendleft(request for request in reversed(taken) if request is not own)
             raise
-        for request in taken:
-            request.finish()
         self._maintain()
 
     def optimize(self) -> None:
@@ -302,6 +220,12 @@ class Writer:
             with suppress(TieredIndexError):  # it is restored, and the next write collects
                 self._collect_first()
 
+    def check_may_close(self) -> None:
+        """Raise ParameterError in a batch of this thread; wait for those of others."""
+        if self._process == os.getpid():
+            with self._mutex:
+                self._refuse_in_batch("close()")
+
     def close(self) -> None:
         """Close the snapshot and let the next writer in."""
         # in a forked child another thread's hold on the mutex would last for ever
@@ -330,19 +254,29 @@ class Writer:
     def _locked(self) -> Snapshot:
         """Hold the writer's lock and return the newest generation; all that is kept is kept still."""
         self._check_may_write()
-        if self._lock is None:
-            lock = WriterLock(self._store.root)
-            # a manifest that a killed writer linked may not be durable yet, and what came before it goes now
-            try:
-                with disk_errors(f"{self._store.manifests}: cannot be synced"):
-                    self._store.files.sync_folder(self._store.manifests)
-            except BaseException:
-                lock.release()
-                raise
-            self._lock = lock
-        # another writer may have been here, or a commit of ours whose last step failed
-        if self._store.generations()[-1] != self._current.get().manifest.generation:
+        if self._lock is not None:
+            if not self._lock.in_place():
+                raise IndexNotFoundError(f"{self._store.root}: the folder or its lock {_REPLACED}")
+            return self._moved()
+        lock = WriterLock(self._store.root)
+        # a manifest that a killed writer linked may not be durable yet, and what came before it goes now
+        try:
+            with disk_errors(f"{self._store.manifests}: cannot be synced"):
+                self._store.files.sync_folder(self._store.manifests)
+            self._store.check_same(self._current.get().manifest)
+            newest = self._moved()
+        except BaseException:
+            lock.release()
+            raise
+        self._lock = lock
+        return newest
+
+    def _moved(self) -> Snapshot:
+        """Return the newest generation: of another writer, or of a commit of ours whose last step failed."""
+        if self._store.generations()[-1:] != [self._current.get().manifest.generation]:
             self._current.refresh()
+            if self._store.generations()[-1:] != [self._current.get().manifest.generation]:
+                raise IndexNotFoundError(f"{self._store.root}: what is there is older, so it {_REPLACED}")
         return self._current.get()
 
     def _advance(self, committed: Manifest) -> None:
@@ -361,14 +295,29 @@ class Writer:
         if self._process != os.getpid():
             raise ReadOnlyError(f"{self._store.root}: was opened before a fork; open it again to write")
 
+    def _refuse_within(self) -> None:
+        if self._changing:
+            raise ParameterError(f"{self._store.root}: is being written, by rows that would write to it")
+
     def _refuse_in_batch(self, call: str) -> None:
+        self._refuse_within()
         if self._batch is not None:
             raise ParameterError(f"{call} cannot be part of a batch")
 
     def _maintain(self) -> None:
         """Merge what the policy wants merged. The commit before it is durable whatever happens here."""
-        if not self._merging.acquire(blocking=False):
-            return  # optimize() is at it in another thread
+        try:
+            try:
+                # inside, and let go of also where it was not to be had: Ctrl-C may come between two steps
+                if self._merging.acquire(blocking=False):
+                    self._merge_wanted()
+            finally:
+                self._merging.release()
+        except RuntimeError as error:  # it is not this thread's: optimize() is at it in another
+            if error.__context__ is not None:
+                raise error.__context__ from None
+
+    def _merge_wanted(self) -> None:
         try:
             merged = False
             while names := self._policy.choose(_sizes(self._current.get())):
@@ -379,21 +328,15 @@ class Writer:
         except Exception as error:  # whoever wrote would take it for a write that failed, and write again
             reason = f"{type(error).__name__}: {error}"
             _log.warning("%s: segments could not be merged: %s", self._store.root, reason)
-        finally:
-            self._merging.release()
 
     def _merge(self, names: Sequence[str]) -> None:
         merge = Merge(self._store, self._current.get(), names)
-        merge.write()
-        with self._mutex:
-            try:
-                committed = merge.commit(self._newest())
-            except CommitUncertainError:
-                raise
-            except TieredIndexError:
-                merge.abandon()
-                raise
-            self._advance(committed)
+        try:
+            merge.write()
+            with self._mutex:
+                self._advance(merge.commit(self._newest()))
+        finally:
+            merge.end()
 
 
 def _sizes(snapshot: Snapshot) -> list[SegmentSize]:

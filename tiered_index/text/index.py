@@ -286,7 +286,7 @@ keep_generations, merge_policy, full_reads, coarse_memory
         added = 0
         while feed.more():
             added += self.index.write(
-                lambda intake: feed.take(intake, commit_rows), text=self._encoding.config, once=True
+                lambda intake: feed.take(intake, commit_rows), text=self._encoding.config, alone=True
             )
         doubted = finish(self.index, added, shown, calibrate_seconds, check_prefix)
         if doubted is not None:
@@ -317,6 +317,7 @@ keep_generations, merge_policy, full_reads, coarse_memory
             lambda intake: rows.batches(intake, shown, replace=replace),
             replace=replace,
             text=self._encoding.config,
+            alone=True,
         )
         shown.finish(len(rows))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from tiered_index.errors import ParameterError
 from tiered_index.planning import Planning
-from tiered_index.storage.writer import Current
+from tiered_index.storage.current import Current
 from tiered_index.watch.onlooker import Onlooker
 from tiered_index.watch.report import RecallChange, WatchReport
 from tiered_index.watch.tally import Counter, Tally

@@ -18,7 +18,7 @@ from typing import Any, Self
 from tiered_index.config import in_range
 from tiered_index.errors import ParameterError, TieredIndexError
 from tiered_index.planning import Planning
-from tiered_index.storage.writer import Current
+from tiered_index.storage.current import Current
 from tiered_index.watch.groups import Groups
 from tiered_index.watch.onlooker import Onlooker
 from tiered_index.watch.report import RecallChange, WatchReport
@@ -202,6 +202,7 @@ class Watch:
                 written = perf_counter()
         if self._owner() is None:  # nobody is left who could be answered
             self._ended = perf_counter()
+            atexit.unregister(self.stop)  # which would hold the index's files open
 
     def _pause(self) -> bool:
         """Sleep after a spell of work, so long that it was no more than its share; return False to end."""
