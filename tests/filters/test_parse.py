@@ -17,6 +17,7 @@ import pytest
 
 import tiered_index as ti
 from tiered_index.filters.columns import columns_of, places
+from tiered_index.filters.key import key_of
 from tiered_index.filters.nodes import EVERYTHING, NOTHING, In, IsNull, Not, Range
 from tiered_index.filters.parse import parse
 
@@ -162,6 +163,49 @@ def test_the_same_filter(a: Any, b: Any) -> None:
     a, b = parse(a, SCHEMA), parse(b, SCHEMA)
     assert a == b
     assert hash(a) == hash(b)
+
+
+def deepened(where: Any, operator: str, times: int) -> Any:
+    for _ in range(times):
+        where = {operator: where if operator == "$not" else [where]}
+    return where
+
+
+TWO_DEEP = {"n": {"$gt": 3}}
+ENDLESS: dict[str, Any] = {}
+ENDLESS["$and"] = [ENDLESS, ENDLESS]
+
+TOO_DEEP: dict[str, Any] = {
+    "one more": deepened(TWO_DEEP, "$not", 199),
+    "$not": deepened(TWO_DEEP, "$not", 100_000),
+    "$and": deepened(TWO_DEEP, "$and", 100_000),
+    "$or": deepened(TWO_DEEP, "$or", 100),
+    "of a column": {"n": deepened({"$gt": 3}, "$not", 900)},
+    "a value": {"n": deepened(3, "$in", 900)},
+    "expressions": deepened(pc.field("n") > 3, "$or", 900),
+    "endless": ENDLESS,
+}
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, None], ids=["columns", "none"])
+@pytest.mark.parametrize("where", TOO_DEEP.values(), ids=TOO_DEEP)
+def test_filters_nested_too_deep(where: Any, schema: pa.Schema | None) -> None:
+    with pytest.raises(ti.FilterError, match="more than 200 deep"):
+        parse(where, schema)
+    assert key_of(where) is None
+
+
+def test_filters_nested_as_deep_as_they_may_be(filled: ti.Index, queries: np.ndarray) -> None:
+    few = {"year": {"$lt": 2003}}
+    within = few
+    for year in range(99):
+        within = (
+            {"$or": [within, {"year": year}]} if year % 2 else {"$and": [within, {"year": {"$ne": year}}]}
+        )
+    found = filled.search(queries[0], where={"$not": deepened(few, "$not", 197), "$or": [few]})
+    assert found.ids.tolist() == filled.search(queries[0], where=few).ids.tolist()
+    assert filled.count(within) == filled.count(few) == 150
+    assert key_of(within) is not None
 
 
 def test_nodes() -> None:

@@ -30,8 +30,8 @@ Values are compared as Python compares them, without rounding: 3.5 equals no int
 and the float 0.1 equals no number of a float32 column. Dates and times are given as such, or as ISO 8601
 strings; with a time zone if the column has one, and without if not. Booleans are no numbers. A filter with an
 unknown column, an unknown operator or a value that its column cannot hold is a FilterError before any row is
-looked at. As long as an index has no columns, because it never held a row, the names and values are not
-checked: nothing matches.
+looked at, and so is one whose dicts and lists are nested more than 200 deep. As long as an index has no
+columns, because it never held a row, the names and values are not checked: nothing matches.
 
 A pyarrow expression holds for the rows for which it is true; null is not true. It names its columns: one by
 its place, as in ``field(1)``, is a FilterError. It may stand inside ``$and``, ``$or`` and ``$not``.

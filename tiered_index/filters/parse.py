@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tiered_index.errors import FilterError
+from tiered_index.filters.depth import check_depth
 from tiered_index.filters.nodes import (
     NOTHING,
     HasElement,
@@ -41,8 +42,13 @@ def parse(where: Any, schema: pa.Schema | None) -> Node:
     Raises
     ------
     FilterError
-        Names column, operator and value.
+        Names column, operator and value; or it is nested deeper than :data:`~.depth.MAX_DEPTH`.
     """
+    check_depth(where)
+    return _parse(where, schema)
+
+
+def _parse(where: Any, schema: pa.Schema | None) -> Node:
     if isinstance(where, pc.Expression):
         return _expression(where, schema)
     if not isinstance(where, Mapping):
@@ -55,9 +61,9 @@ def _entry(name: Any, given: Any, schema: pa.Schema | None) -> Node:
         if not isinstance(given, list | tuple):
             raise FilterError(f"{name} takes a list of filters, not {given!r}")
         join = both if name == "$and" else either
-        return join([parse(part, schema) for part in given])
+        return join([_parse(part, schema) for part in given])
     if name == "$not":
-        return negated(parse(given, schema))
+        return negated(_parse(given, schema))
     if not isinstance(name, str):
         raise FilterError(f"a filter names columns by str, not {name!r}")
     if name.startswith("$"):
