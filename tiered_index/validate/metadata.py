@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tiered_index.errors import MetadataError
+from tiered_index.validate.alike import check_alike
 from tiered_index.validate.conversion import check_kept, check_valid, decoded, holds_uint64, plain
 
 ID_COLUMN = "id"
@@ -121,9 +124,16 @@ def _as_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row: int
         return _from_columns(metadata, rows, schema, first_row)
     if hasattr(metadata, "__arrow_c_stream__"):
         try:
-            return pa.table(metadata)
+            table = pa.table(metadata)
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise MetadataError(f"metadata cannot become Arrow columns: {error}") from error
+        pandas = sys.modules.get("pandas")
+        if pandas is not None and isinstance(metadata, pandas.DataFrame):
+            for place, dtype in enumerate(metadata.dtypes):
+                if dtype == np.dtype(object):
+                    name = table.column_names[place]
+                    _check_alike(name, metadata.iloc[:, place], table.column(place), first_row)
+        return table
     if isinstance(metadata, Sequence) and not isinstance(metadata, str | bytes):
         return _from_rows(metadata, rows, schema, first_row)
     raise MetadataError(f"metadata must be columns or a sequence of mappings, not {type(metadata).__name__}")
@@ -167,15 +177,40 @@ def _column(name: str, values: Any, schema: pa.Schema | None, first_row: int) ->
     if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
         raise MetadataError(f"column {name!r} must be a sequence of values, not {values!r}")
     try:
-        return pa.array(values)
+        array = pa.array(values)
     except _ARROW_REFUSES as error:
         kind = schema.field(name).type if schema is not None and name in schema.names else None
         given = list(values)
         if isinstance(error, OverflowError) and kind is not None and holds_uint64(kind):
             beyond = _beyond_int64(given, kind)
             if beyond is not None:
+                _check_alike(name, given, beyond, first_row)
                 return beyond
         row = _first_unlike(given, kind)
+        raise MetadataError(
+            f"column {name!r} has values of several types: {error}", [] if row is None else [first_row + row]
+        ) from error
+    dtype = getattr(values, "dtype", None)
+    if dtype is None or (isinstance(dtype, np.dtype) and dtype.kind == "O"):  # else it has one type already
+        _check_alike(name, values, array, first_row)
+    return array
+
+
+def _check_alike(name: str, values: Any, array: pa.Array | pa.ChunkedArray, first_row: int) -> None:
+    """Raise MetadataError if Arrow made one column of values that are not alike."""
+    given = list(values)
+    try:
+        check_alike(given, array)
+    except ValueError as error:
+
+        def alike(rows: int) -> bool:
+            try:
+                check_alike(given[:rows], array.slice(0, rows))
+            except ValueError:
+                return False
+            return True
+
+        row = first_not(alike, len(given))
         raise MetadataError(
             f"column {name!r} has values of several types: {error}", [] if row is None else [first_row + row]
         ) from error
