@@ -90,6 +90,31 @@ def test_several_indexes_share_a_registry(filled: ti.Index, make_index: Any, vec
     assert not any(("index", "second") in labels for _, labels in scraped(registry))
 
 
+def meter_of(reader: InMemoryMetricReader) -> Any:
+    return MeterProvider([reader]).get_meter("test")
+
+
+@pytest.mark.parametrize(
+    ("module", "make"),
+    [(prometheus, CollectorRegistry), (opentelemetry, lambda: meter_of(InMemoryMetricReader()))],
+    ids=["prometheus", "opentelemetry"],
+)
+def test_two_indexes_of_one_label_are_refused(module: Any, make: Any, make_index: Any, tmp_path: Any) -> None:
+    (tmp_path / "other").mkdir()
+    one, two, where = make_index("news.tidx"), make_index("other/news.tidx"), make()
+    module.collect(one, where)
+    with pytest.raises(
+        ti.ParameterError, match=r"news\.tidx are labelled 'news\.tidx' already.*other.*name="
+    ):
+        module.collect(two, where)
+    module.collect(two, where, name="other")
+    with pytest.raises(ti.ParameterError, match="labelled 'other' already"):
+        module.collect(one, where, name="other")
+    module.collect(two, make())  # elsewhere it is alone
+    one.close()
+    module.collect(two, where)  # the label is free again
+
+
 def test_processes_of_one_service(filled: ti.Index, queries: np.ndarray) -> None:
     registry = CollectorRegistry()
     prometheus.collect(filled, registry, processes=True)
@@ -110,7 +135,7 @@ def test_processes_of_one_service(filled: ti.Index, queries: np.ndarray) -> None
 
 def test_opentelemetry(filled: ti.Index, queries: np.ndarray, make_index: Any, vectors: np.ndarray) -> None:
     reader = InMemoryMetricReader()
-    meter = MeterProvider([reader]).get_meter("test")
+    meter = meter_of(reader)
     opentelemetry.collect(filled, meter)
     other = make_index("other.tidx")
     other.add([1, 2], vectors[:2])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from tiered_index.errors import IndexClosedError
+from tiered_index.errors import IndexClosedError, ParameterError
 from tiered_index.index import Index
 from tiered_index.watch.report import WatchReport
 from tiered_index.watch.state import read_states
@@ -61,15 +61,15 @@ class Source:
     ----------
     index : Index
         From now on its searches are counted.
-    name : str, optional
-        Its label; the folder's name by default.
+    name : str
+        Its label.
     processes : bool
         Label numbers by process, and give those that others left of their watches in the index folder.
     """
 
-    def __init__(self, index: Index, name: str | None, *, processes: bool) -> None:
+    def __init__(self, index: Index, name: str, *, processes: bool) -> None:
         self.index = index
-        self._name = index.path.name if name is None else name
+        self.name = name
         self._processes = processes
         index.tally()
 
@@ -77,7 +77,7 @@ class Source:
         """Return what there is now; nothing once the index is closed."""
         numbers: list[Measure] = []
         latencies: list[Latencies] = []
-        labels = {"index": self._name}
+        labels = {"index": self.name}
         try:
             stats, tally = self.index.stats(), self.index.tally()
         except IndexClosedError:
@@ -106,6 +106,27 @@ class Source:
             if watched is not None:
                 numbers += _watched(watched, own)
         return Measured(numbers, latencies)
+
+
+def with_index(
+    sources: Sequence[Source], index: Index, name: str | None, *, processes: bool = False
+) -> list[Source]:
+    """Return sources with one of an index, in the place of its earlier one and without closed ones.
+
+    Raises
+    ------
+    ParameterError
+        Another open index has its label: the numbers of both would be told as one's.
+    """
+    others = [source for source in sources if source.index is not index and not source.index.closed]
+    label = index.path.name if name is None else name
+    for other in others:
+        if other.name == label:
+            raise ParameterError(
+                f"metrics of {other.index.path} are labelled {label!r} already: give those of {index.path} "
+                "another name="
+            )
+    return [*others, Source(index, label, processes=processes)]
 
 
 def _counted(tally: Tally, labels: Labels) -> Iterator[Measure]:

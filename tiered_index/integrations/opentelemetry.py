@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from tiered_index.errors import MissingDependencyError
 from tiered_index.index import Index
-from tiered_index.integrations.measures import Measure, Source
+from tiered_index.integrations.measures import Measure, Source, with_index
 from tiered_index.watch.tally import BUCKETS_MS
 
 try:
@@ -66,23 +66,25 @@ def collect(index: Index, meter: Meter | None = None, *, name: str | None = None
         Several indexes may share one; each has its attribute ``index``. By default the global one named
         ``tiered_index``.
     name : str, optional
-        That attribute; the folder's name by default.
+        That attribute; the folder's name by default. No two indexes of a meter may have the same.
 
     Raises
     ------
     MissingDependencyError
         On import, without ``opentelemetry-api``.
+    ParameterError
+        Another open index of the meter has this attribute.
     """
     meter = get_meter("tiered_index") if meter is None else meter
     sources = _sources.get(meter)
+    found = with_index(sources or [], index, name)
     if sources is None:
         sources = _sources[meter] = []
         for instrument in _COUNTERS:
             meter.create_observable_counter(f"tiered_index.{instrument}", [_callback(instrument, sources)])
         for instrument in _GAUGES:
             meter.create_observable_gauge(f"tiered_index.{instrument}", [_callback(instrument, sources)])
-    sources[:] = [source for source in sources if source.index is not index]
-    sources.append(Source(index, name, processes=False))
+    sources[:] = found
 
 
 def _callback(name: str, sources: list[Source]) -> Callable[[CallbackOptions], list[Observation]]:

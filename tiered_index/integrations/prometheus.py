@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from tiered_index.errors import MissingDependencyError
 from tiered_index.index import Index
-from tiered_index.integrations.measures import Source
+from tiered_index.integrations.measures import Source, with_index
 from tiered_index.watch.tally import BUCKETS_MS
 
 try:
@@ -49,7 +49,7 @@ def collect(
     registry : CollectorRegistry
         Several indexes may share one; each has its label ``index``.
     name : str, optional
-        That label; the folder's name by default.
+        That label; the folder's name by default. No two indexes of a registry may have the same.
     processes : bool
         For several worker processes of one service, of which each answers some scrapes: every number gets a
         label ``process``, and those of the others are read from what their watches leave in the index
@@ -59,13 +59,16 @@ def collect(
     ------
     MissingDependencyError
         On import, without ``prometheus-client``.
+    ParameterError
+        Another open index of the registry has this label.
     """
     collector = _collectors.get(registry)
+    known = [] if collector is None else collector.sources
+    sources = with_index(known, index, name, processes=processes)
     if collector is None:
         collector = _collectors[registry] = _Collector()
         registry.register(collector)
-    collector.sources = [source for source in collector.sources if source.index is not index]
-    collector.sources.append(Source(index, name, processes=processes))
+    collector.sources = sources
 
 
 class _Collector(Collector):
