@@ -257,22 +257,42 @@ def test_what_makes_no_groups(index: ti.Index, asked: dict[str, Any], error: Any
         index.search(QUERIES[0], **asked)
 
 
-@pytest.mark.parametrize("kind", ["uuid", "json_", "bool8", "decimal32", "decimal64"])
-def test_types_that_arrow_does_not_compare_make_no_groups(
-    make_index: Callable[..., ti.Index], kind: str
-) -> None:
-    values = {
-        "uuid": lambda: pa.array([bytes([i]) * 16 for i in range(3)], pa.uuid()),
-        "json_": lambda: pa.ExtensionArray.from_storage(pa.json_(), pa.array(["1", "{}", "2"])),
-        "bool8": lambda: pa.ExtensionArray.from_storage(pa.bool8(), pa.array([0, 1, 0], pa.int8())),
-        "decimal32": lambda: pa.array([1, 2, 3], pa.decimal32(5, 2)),
-        "decimal64": lambda: pa.array([1, 2, 3], pa.decimal64(5, 2)),
-    }[kind]()
+KINDS: dict[str, Callable[[], pa.Array]] = {
+    "uuid": lambda: pa.array([bytes([i]) * 16 for i in (1, 2, 1, 3)], pa.uuid()),
+    "fixed-size binary": lambda: pa.array([b"ab", b"cd", b"ab", b"ef"], pa.binary(2)),
+    "json": lambda: pa.ExtensionArray.from_storage(pa.json_(), pa.array(["1", "{}", "1", "2"])),
+    "bool8": lambda: pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, 0, 2, None], pa.int8())),
+    "decimal32": lambda: pa.array([1, 2, 1, 3], pa.decimal32(5, 2)),
+    "decimal64": lambda: pa.array([1, 2, 1, 3], pa.decimal64(9, 2)),
+    "decimal128": lambda: pa.array([1, 2, 1, 3], pa.decimal128(5, 2)),
+    "float16": lambda: pa.array(np.array([1, 2, 1, 3], np.float16)),
+    "duration": lambda: pa.array([1, 2, 1, 3], pa.duration("s")),
+}
+
+
+@pytest.mark.parametrize("values", KINDS.values(), ids=KINDS)
+def test_types_that_make_groups(make_index: Callable[..., ti.Index], values: Callable[[], pa.Array]) -> None:
+    index, given = make_index(dim=DIM, prefix_dim=16), values()
+    index.add(range(4), VECTORS[:4], {"p": given})
+    index.add(range(4, 8), VECTORS[:4], {"p": pa.concat_arrays([given.slice(3), given.slice(0, 3)])})
+    rows = dict(
+        zip(range(8), [*given.to_pylist(), *given.to_pylist()[3:], *given.to_pylist()[:3]], strict=True)
+    )
+    found = index.search(VECTORS[0], 8, group_by="p", group_size=8)
+    assert sorted(found.ids.tolist()) == list(range(8))
+    assert found.groups == [rows[row] for row in found.ids.tolist()]
+    alone = [value for value in found.groups if value is not None]
+    assert alone == [value for one in dict.fromkeys(alone) for value in alone if value == one]  # together
+    first = index.search(VECTORS[0], 8, group_by="p")
+    assert len(first) == len(set(alone)) + (len(found) - len(alone))
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.struct({"a": pa.int64()})], ids=str)
+def test_nested_types_make_no_groups(make_index: Callable[..., ti.Index], kind: pa.DataType) -> None:
     index = make_index(dim=DIM, prefix_dim=16)
-    index.add(range(3), VECTORS[:3], {"p": values, "q": pa.array([1, 1, 2], pa.decimal128(5, 2))})
-    with pytest.raises(ti.FilterError, match=r"'p' holds .*, which makes no groups"):
+    index.add(range(3), VECTORS[:3], {"p": pa.nulls(3, kind)})
+    with pytest.raises(ti.FilterError, match=r"'p' holds .*, which makes no groups: strings.*UUIDs do"):
         index.search(VECTORS[0], group_by="p")
-    assert len(index.search(VECTORS[0], group_by="q")) == 2
 
 
 def test_several_queries_make_no_groups(index: ti.Index, make_index: Callable[..., ti.Index]) -> None:

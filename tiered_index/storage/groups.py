@@ -30,15 +30,21 @@ def check_groups(snapshot: Snapshot, column: Any) -> None:
         known = ", ".join(map(repr, schema.names)) if schema is not None else ""
         raise FilterError(f"group_by: no column {column!r}; there are: {known or 'none'}")
     kind = schema.field(column).type
-    if pa.types.is_nested(kind) or not _can_be_encoded(kind):
-        raise FilterError(f"group_by: {column!r} holds {kind}, which makes no groups")
+    if not _can_be_encoded(kind):
+        raise FilterError(
+            f"group_by: {column!r} holds {kind}, which makes no groups: strings, bytes, numbers, booleans, "
+            "dates, times and UUIDs do"
+        )
 
 
 @cache
 def _can_be_encoded(kind: pa.DataType) -> bool:
-    """Return whether Arrow finds equal values of a type: not of UUIDs, JSON and short decimals, so far."""
+    """Return whether Arrow finds equal values of a type."""
+    values = _comparable(pa.array([], kind))
+    if pa.types.is_nested(values.type):
+        return False
     try:
-        pa.array([], kind).dictionary_encode()
+        values.dictionary_encode()
     except pa.ArrowException:
         return False
     return True
@@ -67,9 +73,26 @@ def _values(segment: Segment, column: str, rows: NDArray[np.int64]) -> list[Any]
 
 def _encode(segment: Segment, column: str) -> _Encoded:
     parts = [values for _, values in segment.full.column(column)]
-    whole = pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
-    if pa.types.is_dictionary(whole.type):
-        whole = whole.cast(whole.type.value_type)
+    kind = parts[0].type
+    chunks = [_comparable(chunk) for part in parts for chunk in part.chunks]
+    whole = pa.chunked_array(chunks, _comparable(pa.array([], kind)).type)
     encoded = whole.combine_chunks().dictionary_encode()
     codes = encoded.indices.fill_null(_NULL).to_numpy(zero_copy_only=False).astype(np.int32)
-    return _Encoded(codes, encoded.dictionary)
+    values = encoded.dictionary
+    if isinstance(kind, pa.BaseExtensionType) and values.type == kind.storage_type:
+        values = pa.ExtensionArray.from_storage(kind, values)
+    return _Encoded(codes, values)
+
+
+def _comparable(values: pa.Array) -> pa.Array:
+    """Return values in a type of which Arrow finds equal ones, as it does not of all that can be stored."""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if isinstance(values, pa.ExtensionArray):
+        if values.type == pa.bool8():  # whose True is any number but 0
+            return values.storage.cast(pa.bool_())
+        values = values.storage
+    kind = values.type
+    if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        return values.cast(pa.decimal128(kind.precision, kind.scale))
+    return values
