@@ -181,6 +181,49 @@ def test_verify_compares_bitmaps_with_columns(filled: ti.Index, monkeypatch: pyt
         ti.open(filled.path)
 
 
+def with_wrong_bitmaps(index: ti.Index, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add ten rows as an earlier version might have: the file is whole, and of other rows."""
+    true = ColumnIndexBuilder.append
+
+    def reversed_rows(self: ColumnIndexBuilder, metadata: pa.Table) -> None:
+        true(self, metadata.take(list(range(metadata.num_rows))[::-1]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ColumnIndexBuilder, "append", reversed_rows)
+        index.add(range(10), vectors[:10], {"year": range(2000, 2010)})
+    assert index.get(where={"year": 2000})["id"].to_pylist() == [9]
+
+
+def test_wrong_bitmaps_are_written_anew_by_what_verify_says(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make_index()
+    with_wrong_bitmaps(index, vectors, monkeypatch)
+    index.optimize()  # one segment without deleted rows stays as it is
+    (problem,) = index.verify().problems
+    assert problem.endswith("sound: upsert() the row with id 0 as it is, then optimize() writes them anew")
+    row = index.get([0], include_vectors=True)
+    index.upsert(row["id"], row["vector"].combine_chunks(), row.drop_columns(["id", "vector"]))
+    (problem,) = index.verify().problems
+    assert problem.endswith("sound: optimize() writes them anew")
+    index.optimize()
+    assert index.verify().ok
+    assert index.get(where={"year": 2000})["id"].to_pylist() == [0]
+    assert index.count() == 10
+
+
+def test_wrong_bitmaps_of_one_segment_of_two(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make_index()
+    with_wrong_bitmaps(index, vectors, monkeypatch)
+    index.add([10], vectors[10:11], {"year": [2010]})
+    (problem,) = index.verify().problems
+    assert problem.endswith("sound: optimize() writes them anew")
+    index.optimize()
+    assert index.verify().ok
+
+
 def test_no_file_without_columns(make_index: Callable[..., ti.Index], vectors: np.ndarray) -> None:
     index = make_index()
     index.add(range(10), vectors[:10], {"x": np.arange(10) * 0.5})

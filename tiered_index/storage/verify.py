@@ -15,6 +15,7 @@ from tiered_index.storage.column_index import postings_of
 from tiered_index.storage.commit import Store
 from tiered_index.storage.live import LiveSegment
 from tiered_index.storage.manifest import Manifest
+from tiered_index.storage.policy import SegmentSize, merge_all
 from tiered_index.storage.segment import Segment, check_digest
 from tiered_index.storage.snapshot import directions_of
 from tiered_index.validate.metadata import ID_COLUMN
@@ -39,7 +40,8 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes : int
         Bytes compared with their digests.
     problems : list of str
-        Each names a file; empty if all is well.
+        Each names a file or a segment; empty if all is well. Bitmaps of columns that are wrong can be
+        written anew, and the problem says how.
     """
 
     generation: int
@@ -69,6 +71,8 @@ def verify(store: Store, manifest: Manifest) -> VerifyReport:
     problems: list[str] = []
     rows = size = 0
     directions = None
+    sizes = [SegmentSize(entry.name, entry.rows, entry.live_rows) for entry in manifest.segments]
+    rewritten = {name for names in merge_all(sizes) for name in names}
     if manifest.rotation is not None:
         size += manifest.rotation.entry.size
         try:
@@ -93,7 +97,7 @@ def verify(store: Store, manifest: Manifest) -> VerifyReport:
             segment = Segment(folder, entry, manifest.config)
             LiveSegment(segment, entry)
             problems += _compare_rows(segment, manifest, directions)
-            problems += _compare_columns(segment)
+            problems += _compare_columns(segment, rewritten=entry.name in rewritten)
             segment.close()
         except TieredIndexError as error:
             problems.append(str(error))
@@ -151,9 +155,17 @@ def _are_codes(
     return bool((np.abs(tier.decode(codes) - prefixes) <= allowed).all())
 
 
-def _compare_columns(segment: Segment) -> Iterator[str]:
+def _compare_columns(segment: Segment, *, rewritten: bool) -> Iterator[str]:
+    """Yield what is wrong and what mends it; `rewritten` tells whether optimize() would write the segment."""
     if segment.columns is None:
         return
     for name in segment.columns.names:
         if segment.columns.postings(name) != postings_of(segment.full.column(name)):
-            yield f"{segment.folder}: bitmaps of the column {name!r} are not those of its values"
+            mend = "optimize() writes them anew"
+            if not rewritten:  # then no row of it was deleted
+                known = segment.lookup.ids(np.zeros(1, np.int64))[0].as_py()
+                mend = f"upsert() the row with id {known!r} as it is, then {mend}"
+            yield (
+                f"{segment.folder}: bitmaps of the column {name!r} are not those of its values, which are "
+                f"sound: {mend}"
+            )
