@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -99,7 +100,9 @@ def meter_of(reader: InMemoryMetricReader) -> Any:
     [(prometheus, CollectorRegistry), (opentelemetry, lambda: meter_of(InMemoryMetricReader()))],
     ids=["prometheus", "opentelemetry"],
 )
-def test_two_indexes_of_one_label_are_refused(module: Any, make: Any, make_index: Any, tmp_path: Any) -> None:
+def test_two_indexes_of_one_label_are_refused(
+    module: Any, make: Any, make_index: Any, tmp_path: Path
+) -> None:
     (tmp_path / "other").mkdir()
     one, two, where = make_index("news.tidx"), make_index("other/news.tidx"), make()
     module.collect(one, where)
@@ -161,6 +164,30 @@ def test_opentelemetry(filled: ti.Index, queries: np.ndarray, make_index: Any, v
     assert points["tiered_index.rows", frozenset({("index", "other.tidx")})] == 2
     assert monotonic["tiered_index.searches"] is True
     assert monotonic["tiered_index.recall"] is None
+
+
+def test_indexes_are_told_that_were_there_before_the_provider(tmp_path: Path) -> None:
+    """In a process of its own: a provider is set once."""
+    code = (
+        "import numpy as np, tiered_index as ti\n"
+        "from opentelemetry import metrics\n"
+        "from opentelemetry.sdk.metrics import MeterProvider\n"
+        "from opentelemetry.sdk.metrics.export import InMemoryMetricReader\n"
+        "from tiered_index.integrations.opentelemetry import collect\n"
+        "one, two, three = (ti.open(name, 8) for name in 'abc')\n"
+        "collect(one)\n"
+        "collect(two)\n"
+        "reader = InMemoryMetricReader()\n"
+        "metrics.set_meter_provider(MeterProvider([reader]))\n"
+        "collect(three)\n"
+        "found = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics\n"
+        "rows = next(one for one in found if one.name == 'tiered_index.rows').data.data_points\n"
+        "print(sorted(point.attributes['index'] for point in rows))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("['a', 'b', 'c']\n", "")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ and calls that took no longer, and ``tiered_index.search.seconds``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from weakref import WeakKeyDictionary
 
 from tiered_index.errors import MissingDependencyError
@@ -75,7 +76,7 @@ def collect(index: Index, meter: Meter | None = None, *, name: str | None = None
     ParameterError
         Another open index of the meter has this attribute.
     """
-    meter = get_meter("tiered_index") if meter is None else meter
+    meter = _own_meter() if meter is None else meter
     sources = _sources.get(meter)
     found = with_index(sources or [], index, name)
     if sources is None:
@@ -85,6 +86,12 @@ def collect(index: Index, meter: Meter | None = None, *, name: str | None = None
         for instrument in _GAUGES:
             meter.create_observable_gauge(f"tiered_index.{instrument}", [_callback(instrument, sources)])
     sources[:] = found
+
+
+@cache
+def _own_meter() -> Meter:
+    """Return the global meter: as long as no provider is set, each that is asked for is another."""
+    return get_meter("tiered_index")
 
 
 def _callback(name: str, sources: list[Source]) -> Callable[[CallbackOptions], list[Observation]]:
