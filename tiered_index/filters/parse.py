@@ -76,7 +76,11 @@ def _entry(name: Any, given: Any, schema: pa.Schema | None) -> Node:
 
 def _condition(column: str, kind: pa.DataType | None, given: Any) -> Node:
     if not isinstance(given, Mapping):
-        return _equal(Ask(column, kind, "$eq", given))
+        ask = Ask(column, kind, "$eq", given)
+        several = isinstance(given, list | tuple | set | frozenset)
+        if several and kind is not None and family_of(kind) not in ("list", "other"):
+            raise ask.error(f"it takes one value, not a {type(given).__name__}: $in takes several")
+        return _equal(ask)
     if not given:
         raise FilterError(f"column {column!r}: {{}} has no operator")
     nodes = []
