@@ -606,6 +606,17 @@ def test_what_is_no_source_makes_no_index(
     assert not target.exists()
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("nix", "nix: no such file"), (".", "no Parquet files"), ("*.parquet", "no Parquet")],
+)
+def test_what_is_not_there_is_told_from_what_holds_no_parquet(
+    source: str, said: str, tmp_path: Path, target: Path
+) -> None:
+    with pytest.raises(ti.SourceError, match=said):
+        ti.ingest(tmp_path / source, target)
+
+
 @pytest.mark.parametrize("wrong", ["no Parquet", "no vectors", "no ids"])
 def test_every_file_is_looked_at_before_anything_is_written(
     table: pa.Table, tmp_path: Path, target: Path, wrong: str

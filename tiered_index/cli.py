@@ -58,9 +58,26 @@ app.add_typer(rebuild_app)
 app.add_typer(fitness_app)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(ti.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def every_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take what no command takes."""
+
+
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="A Parquet file, a folder or glob of them, or a .npy file.")],
+    source: Annotated[
+        str, typer.Argument(help="A Parquet file, a folder or a quoted glob of them, or a .npy file.")
+    ],
     index: IndexPath,
     text_column: TextColumn = None,
     encoder: EncoderName = None,
@@ -353,6 +370,10 @@ def _query(index: ti.Index, like: str | None, vector: Path | None, row: int, tex
     if sum(given is not None for given in (like, vector, text)) != 1:
         raise ti.ParameterError("give one of --text TEXT, --like ID and --vector FILE")
     if text is not None:
+        if index.text is None:
+            raise ti.ParameterError(
+                f"{index.path}: knows no encoder for --text; give --like ID or --vector FILE"
+            )
         return ti.TextIndex.over(index).encode_queries(text)
     if like is not None:
         found = index.get(keys_of(index, [like]), include_vectors=True)

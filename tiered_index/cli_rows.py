@@ -92,7 +92,10 @@ def keys_of(index: ti.Index, ids: Sequence[str] | None) -> list[Any] | None:
         return None
     if index.stats().id_kind != "int64":
         return list(ids)
-    try:
-        return [int(text) for text in ids]
-    except ValueError as error:
-        raise ti.IdError(f"the index holds int64 ids: {error}") from error
+    keys = []
+    for text in ids:
+        try:
+            keys.append(int(text))
+        except ValueError as error:
+            raise ti.IdError(f"the index holds int64 ids, not {text!r}") from error
+    return keys

@@ -144,7 +144,12 @@ def _parquet_files(path: str) -> list[str]:
     else:
         found = sorted(glob.glob(path, recursive=True))
     if not found:
-        raise SourceError(f"{path}: no Parquet files there")
+        what = (
+            "no Parquet files there"
+            if Path(path).is_dir() or glob.has_magic(path)
+            else "no such file or folder"
+        )
+        raise SourceError(f"{path}: {what}")
     return found
 
 

@@ -174,7 +174,9 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:  # noqa: F811
     assert "not both" in run(*again, "--vector-column", "v", code=1)
     with ti.open(tmp_path / "v.tidx", dim=8) as plain:
         plain.add([1], np.ones((1, 8)))
-    assert "knows no encoder" in run("search", tmp_path / "v.tidx", "--text", "owl", code=1)
+    assert "knows no encoder for --text; give --like" in run(
+        "search", tmp_path / "v.tidx", "--text", "owl", code=1
+    )
     assert "encoder" not in run("info", tmp_path / "v.tidx")
     assert "IndexNotFoundError" in run("ingest", source, tmp_path / "new", "--text-column", "text", code=1)
 

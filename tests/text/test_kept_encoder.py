@@ -172,7 +172,7 @@ def test_callables() -> None:
     assert ti.CallableEncoder(lambda texts: encode(texts).tolist()).dim == DIM
     with pytest.raises(ti.EncoderError, match=r"shape \(1, dim\) for one text, not \(32,\)"):
         ti.CallableEncoder(lambda texts: encode(texts)[0])
-    with pytest.raises(ti.EncoderError, match="ZeroDivisionError"):
+    with pytest.raises(ti.EncoderError, match=r"'How long are .* dimensions.*ZeroDivisionError.*give dim="):
         ti.CallableEncoder(lambda texts: 1 / 0)
     with pytest.raises(ti.ParameterError, match="callable"):
         ti.CallableEncoder(encode, "queries")  # type: ignore[arg-type]

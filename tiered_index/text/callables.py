@@ -71,7 +71,8 @@ class CallableEncoder:
             shape = np.shape(self._documents([_PROBE]))
         except Exception as error:
             raise EncoderError(
-                f"the encoder {self.name!r} failed: {type(error).__name__}: {error}"
+                f"the encoder {self.name!r} failed for {_PROBE!r}, which tells how many dimensions it has: "
+                f"{type(error).__name__}: {error}; give dim= to leave that out"
             ) from error
         if len(shape) != 2 or shape[0] != 1:
             raise EncoderError(
