@@ -168,6 +168,7 @@ def test_an_encoder_that_goes_wrong_with_a_query(texts: ti.TextIndex) -> None:
         (pd.Series(["a", float("nan")]), r"not float nan \(row 1\)", (1,)),
         ("one text", "sequence of strings, not one: 'one text'", ()),
         (7, "sequence of strings, not int", ()),
+        ({"a", "b"}, "sequence of strings, not a set: it has no order", ()),
     ],
 )
 def test_what_is_no_text_is_named_and_nothing_is_encoded(
@@ -183,7 +184,7 @@ def test_what_is_no_text_is_named_and_nothing_is_encoded(
     if not isinstance(given, str):
         with pytest.raises(ti.TextError, match=said):
             over.search(given)
-    for ids in ([1], [1, 1], [None, 1], [1, 2, 3]):
+    for ids in ([1], [1, 1], [None, 1], [1, 2, 3], {1, 2}):
         with pytest.raises(ti.InvalidInputError):
             over.add_texts(ids, ["a", "b"])
     assert texts.index.generations()[-1].generation == 1

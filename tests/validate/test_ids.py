@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tiered_index as ti
 from tiered_index import DuplicateIdError, IdError
 from tiered_index.validate.ids import check_distinct, id_array, id_keys, kind_of
 
@@ -127,6 +128,20 @@ def test_bytes_that_are_not_unicode_are_no_string_id() -> None:
     _, offsets, data = pa.array([b"a", b"\xff"]).buffers()
     with pytest.raises(IdError):
         id_array(pa.StringArray.from_buffers(2, offsets, data), None)
+
+
+@pytest.mark.parametrize("make", [set, frozenset])
+def test_ids_without_an_order_name_rows_and_add_none(
+    make: Callable[[list[int]], Any], make_index: Callable[..., ti.Index], vectors: np.ndarray
+) -> None:
+    index = make_index()
+    index.add([1, 2, 3], vectors[:3])
+    for write in (index.add, index.upsert):
+        with pytest.raises(IdError, match=r"in their order, which a (frozen)?set has not"):
+            write(make([4, 5]), vectors[:2])
+    assert index.get(make([2, 3, 4])).num_rows == 2
+    assert index.delete(make([1, 4])) == 1
+    assert len(index) == 2
 
 
 @given(ids=IDS)

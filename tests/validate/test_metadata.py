@@ -143,6 +143,7 @@ def test_first_rows_of_a_type_that_parquet_does_not_hold(kind: pa.DataType) -> N
         ({**GOOD, "year": 5}, "'year' must be a sequence"),
         ({**GOOD, "title": "abc"}, "'title' must be a sequence"),
         ({**GOOD, "year": iter([1, 2, 3])}, "'year' must be a sequence"),
+        ({**GOOD, "year": {1, 2, 3}}, "'year' must be in the order of rows, which a set has not"),
         ({**GOOD, "year": np.zeros((3, 2))}, "'year'"),
         ({**GOOD, "year": [1, "2", 3]}, "'year'"),
         ({**GOOD, "year": [1, 2, 2**70]}, "'year'"),

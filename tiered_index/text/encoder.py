@@ -174,6 +174,8 @@ def text_array(texts: Any, first_row: int = 0) -> pa.Array:
     """
     if isinstance(texts, str | bytes):
         raise TextError(f"texts must be a sequence of strings, not one: {texts[:40]!r}")
+    if isinstance(texts, set | frozenset):
+        raise TextError(f"texts must be a sequence of strings, not a {type(texts).__name__}: it has no order")
     if isinstance(texts, pa.Array | pa.ChunkedArray) and not texts.null_count and is_text(texts.type):
         column = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
         return column.cast(pa.large_string())

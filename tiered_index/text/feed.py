@@ -15,7 +15,7 @@ from tiered_index.progress import Progress
 from tiered_index.sources import SourceBatch
 from tiered_index.text.encoder import Encoder, encode, text_array
 from tiered_index.validate.batch import Intake, RowBatch
-from tiered_index.validate.ids import check_distinct, id_array, id_keys, refuse_known
+from tiered_index.validate.ids import check_distinct, check_ordered, id_array, id_keys, refuse_known
 from tiered_index.validate.metadata import metadata_table
 
 ENCODE_ROWS = 1_024
@@ -71,6 +71,7 @@ class TextRows:
     def __init__(self, encoding: Encoding, ids: Any, texts: Any, metadata: Any) -> None:
         self._encoding = encoding
         self._texts = text_array(texts)
+        check_ordered(ids)
         self._ids = id_array(ids, None)
         if len(self._ids) != len(self._texts):
             raise IdError(f"{len(self._ids)} ids for {len(self._texts)} texts")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tiered_index.config import IdKind, IndexConfig
 from tiered_index.errors import IdError
-from tiered_index.validate.ids import Keys, check_distinct, id_array, id_keys, kind_of
+from tiered_index.validate.ids import Keys, check_distinct, check_ordered, id_array, id_keys, kind_of
 from tiered_index.validate.metadata import metadata_table
 from tiered_index.validate.vectors import Floats, PreparedVectors, as_rows, prepare_vectors
 
@@ -100,6 +100,7 @@ class Intake:
         InvalidInputError
             One of its subclasses, naming the value and the rows.
         """
+        check_ordered(ids)
         array = id_array(ids, self.id_kind)
         if not isinstance(vectors, pa.Array | pa.ChunkedArray):
             vectors = as_rows(vectors, self.config.dim)

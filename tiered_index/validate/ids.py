@@ -53,6 +53,14 @@ def id_array(ids: Any, kind: IdKind | None, first_row: int = 0) -> pa.Array:
         raise IdError("ids must fit int64", _rows(over, first_row)) from error
 
 
+def check_ordered(ids: Any) -> None:
+    """Raise IdError if ids have no order in which they could be those of rows; for what adds rows."""
+    if isinstance(ids, set | frozenset):
+        raise IdError(
+            f"ids of rows must be in their order, which a {type(ids).__name__} has not: pass a list"
+        )
+
+
 def kind_of(array: pa.Array) -> IdKind:
     """Return the kind of an array that :func:`id_array` made."""
     return "int64" if pa.types.is_int64(array.type) else "str"

@@ -176,6 +176,8 @@ def _column(name: str, values: Any, schema: pa.Schema | None, first_row: int) ->
         return values
     if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
         raise MetadataError(f"column {name!r} must be a sequence of values, not {values!r}")
+    if isinstance(values, set | frozenset):
+        raise MetadataError(f"column {name!r} must be in the order of rows, which a set has not: pass a list")
     try:
         array = pa.array(values)
     except _ARROW_REFUSES as error:
