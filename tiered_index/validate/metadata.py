@@ -43,7 +43,8 @@ def metadata_table(metadata: Any, rows: int, schema: pa.Schema | None, first_row
     ------
     MetadataError
         Unknown or missing columns, a reserved name, another number of rows, a value that does not fit
-        its column's type, or an Arrow array that is not valid: strings that are not UTF-8.
+        its column's type, values of several kinds in one list, or an Arrow array that is not valid:
+        strings that are not UTF-8.
     """
     table = _as_table(metadata, rows, schema, first_row)
     if table.num_columns and table.num_rows != rows:
