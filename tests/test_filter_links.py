@@ -467,6 +467,27 @@ def test_closing_ends_a_thread_that_links(
 
 @needs_engine
 @pytest.mark.usefixtures("small")
+def test_threads_that_look_at_a_filter_first_at_the_same_time_share_its_links(
+    opened: Callable[..., ti.Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one would link rows where the other looks for links, and find none."""
+    index = opened()
+    matching, made, others = matching_of(index, HALF), matchings.selected, []
+
+    def meanwhile(*given: Any) -> Any:
+        if not others:
+            others.append(None)
+            others[0] = matching.scope  # another thread's, which was faster
+        return made(*given)
+
+    monkeypatch.setattr(matchings, "selected", meanwhile)
+    assert matching.scope is others[0]
+    assert matching.scope is others[0]
+    assert index.warm(HALF)
+
+
+@needs_engine
+@pytest.mark.usefixtures("small")
 def test_threads_search_while_links_come_and_go(opened: Callable[..., ti.Index]) -> None:
     index = opened()
     best, done = truth(HALF), []

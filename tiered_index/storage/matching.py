@@ -55,7 +55,7 @@ class Matching:
         self.rows = rows
         self.count = sum(map(len, rows))
         self._segments = segments
-        self._scope: Scope | None = None
+        self._made: dict[str, Scope] = {}
         self.prepared: dict[Hashable, Any] = {}
         """Searches among these rows that are prepared; they go with the rows, whose addresses they know."""
         self.used_ns = 0
@@ -78,17 +78,18 @@ class Matching:
     @property
     def scope(self) -> Scope:
         """The rows as a search goes over them; made when first asked for."""
-        if self._scope is None:  # no lock: two threads may both make it
+        if not self._made:
             arrays = [np.frombuffer(rows.to_array(), np.int32) for rows in self.rows]
-            self._scope = selected(self._segments, arrays)
-        return self._scope
+            # no lock: two threads may both make it, and then both take the first, whose rows are linked
+            self._made.setdefault("scope", selected(self._segments, arrays))
+        return self._made["scope"]
 
     @property
     def links_bytes(self) -> int:
         """What their links take in memory."""
-        if self._scope is None:
+        if not self._made:
             return 0
-        links = [part.among.links for part in self._scope.parts if part.among is not None]
+        links = [part.among.links for part in self.scope.parts if part.among is not None]
         return sum(found.bytes for found in links if found is not None)
 
     @property
