@@ -125,7 +125,8 @@ def open_index(
         asked = store.newest() if generation is None else store.manifest(generation)
         asked.config.check_same(dim=dim, **settings)
     elif dim is None or mode == "r":
-        raise IndexNotFoundError(f"{path}: there is no index here; give dim= to create one")
+        advice = "" if mode == "r" else "; give dim= to create one"
+        raise IndexNotFoundError(f"{path}: there is no index here{advice}")
     else:
         _create(store, make_config(dim, **settings))  # type: ignore[arg-type]
         store.newest().config.check_same(dim=dim, **settings)
