@@ -201,6 +201,27 @@ def test_one_group_that_crowds_out_the_others(tmp_path: Path) -> None:
         assert found.groups == ["near", "near", *[f"g{i}" for i in truth]]
         once = index.search(QUERIES[0], 5, group_by="g", group_size=2, latency_budget_ms=1e6)
         assert once.groups == ["near", "near"]  # there may be no time for another search
+        assert found.degraded_reason is None
+        said = "1 of 5 groups were found among the best 40 rows"
+        assert (once.degraded_reason or "").endswith(f"; {said}")  # besides, nothing was calibrated
+        full = index.search(QUERIES[0], 1, group_by="g", group_size=2, latency_budget_ms=1e6)
+        assert "groups" not in (full.degraded_reason or "")
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_groups_that_lie_beyond_the_rows_that_are_looked_at_are_told(
+    index: ti.Index, monkeypatch: pytest.MonkeyPatch, exact: bool
+) -> None:
+    monkeypatch.setattr("tiered_index.grouping.MAX_K", 900)
+    for name, k, size, where, said in (
+        ("flag", 2, 1, None, None),
+        ("flag", 3, 1, None, "2 of 3 groups were found among the best 900 rows"),
+        ("flag", 2, 450, None, "not all groups are full among the best 900 rows"),
+        ("flag", 3, 1, {"n": {"$lt": 800}}, None),  # there are no more groups
+    ):
+        found = index.search(QUERIES[0], k, group_by=name, group_size=size, where=where, exact=exact)
+        assert found.degraded_reason == said
+        assert len(set(found.groups or ())) == 2
 
 
 def test_a_width_that_is_too_small_to_fill_the_groups_is_raised(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ def grouped(
 ) -> SearchResult:
     """Search for the best rows of each of k groups, among the best :data:`MAX_K` rows at most.
 
+    Where these hold too few groups, the result says so.
+
     Parameters
     ----------
     snapshot : Snapshot
@@ -70,16 +72,24 @@ def grouped(
         if result.ids.ndim != 1:
             raise DimensionError("group_by= takes one query, not several")
         values = group_values(snapshot, column, result.addresses)
-        places, full = _places(values, k, size)
+        places, groups, full = _places(values, k, size)
         if full or once or len(result) < wanted or wanted == MAX_K:
-            result.keep(places)
+            fewer = None
+            more = len(result) == wanted < snapshot.rows  # which were not looked at
+            if more and (groups < k or not (full or once)):
+                found = f"{groups} of {k} groups were found" if groups < k else "not all groups are full"
+                fewer = f"{found} among the best {wanted} rows"
+            result.keep(places, fewer)
             result.groups = [values[place] for place in places.tolist()]
             return result
         wanted = min(_FIRST * wanted, MAX_K)
 
 
-def _places(values: list[object], k: int, size: int) -> tuple[NDArray[np.int64], bool]:
-    """Return the places of the best `size` rows of the first k groups, and whether those are all full."""
+def _places(values: list[object], k: int, size: int) -> tuple[NDArray[np.int64], int, bool]:
+    """Return the places of the best `size` rows of the first k groups.
+
+    And how many groups these are, and whether they are k and all full.
+    """
     groups: dict[object, list[int]] = {}
     for place, value in enumerate(values):
         group = groups.setdefault((place, None) if _is_alone(value) else value, [])
@@ -87,7 +97,7 @@ def _places(values: list[object], k: int, size: int) -> tuple[NDArray[np.int64],
             group.append(place)
     best = list(groups.values())[:k]
     full = len(best) == k and all(len(group) == size or _is_alone(values[group[0]]) for group in best)
-    return np.array([place for group in best for place in group], np.int64), full
+    return np.array([place for group in best for place in group], np.int64), len(best), full
 
 
 def _is_alone(value: object) -> bool:

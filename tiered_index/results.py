@@ -137,6 +137,7 @@ class SearchResult:
         self._snapshot = snapshot
         self._outcome = outcome
         self._metadata: pa.Table | None = None
+        self._fewer: str | None = None
         self.groups: list[Any] | None = None
 
     @property
@@ -152,7 +153,8 @@ class SearchResult:
     @property
     def degraded_reason(self) -> str | None:
         """What was asked and could not be kept."""
-        return self._outcome.degraded_reason
+        reasons = (self._outcome.degraded_reason, self._fewer)
+        return "; ".join(reason for reason in reasons if reason is not None) or None
 
     @property
     def estimated_recall(self) -> float | None:
@@ -164,8 +166,9 @@ class SearchResult:
         """The state of the index that answered."""
         return self._snapshot.manifest.generation
 
-    def keep(self, places: NDArray[np.int64]) -> None:
-        """Keep these hits of a single query, in this order."""
+    def keep(self, places: NDArray[np.int64], fewer: str | None = None) -> None:
+        """Keep these hits of a single query, in this order; `fewer` says why they are less than was asked."""
+        self._fewer = fewer
         self._addresses = self._addresses[places]
         self.ids, self.scores, self._metadata = self.ids[places], self.scores[places], None
 
