@@ -61,9 +61,9 @@ def truths(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Queries, np.ndarray]]:
     original = calibrating._truth
 
     def watched(snapshot: Any, asked: Queries, k: int, seconds: float | None) -> Any:
-        answers, time = original(snapshot, asked, k, seconds)
+        answers, asked, time = original(snapshot, asked, k, seconds)
         seen.append((asked, answers))
-        return answers, time
+        return answers, asked, time
 
     monkeypatch.setattr(calibrating, "_truth", watched)
     return seen
@@ -88,6 +88,56 @@ def test_given_queries(make: Make, vectors: np.ndarray, queries: np.ndarray, tru
     assert index.explain(min_recall=0.9).concern is None
     one = index.calibrate(queries[0], (10,), seconds=1)  # a single query is one of them
     assert (one.queries, one.source) == (1, "given")
+
+
+@pytest.mark.parametrize(
+    ("metric", "dtype"), [("cosine", "float32"), ("cosine", "float16"), ("dot", "float32")]
+)
+def test_given_queries_that_are_rows_do_not_find_themselves(
+    make: Make, vectors: np.ndarray, queries: np.ndarray, truths: list, metric: str, dtype: str
+) -> None:
+    index = make(metric=metric, dtype=dtype)
+    rows = np.arange(100, 140)
+    for others, source in ((0, "stored"), (60, "given")):
+        made = index.calibrate(np.concatenate([queries[:others], vectors[rows]]), (1, 10))
+        asked, answers = truths[-1]
+        best = exact_top_k(vectors[:600], vectors[rows], 11)[0]
+        assert best[:, 0].tolist() == rows.tolist()
+        assert recall_at_k(answers[others:], best[:, 1:]) >= 0.99  # float16 puts some into another order
+        assert not (answers[others:] == rows[:, None]).any()
+        assert asked.own.tolist() == [-1] * others + rows.tolist()
+        known = exact_top_k(vectors[:600], queries[: max(others, 1)], 10)[0]
+        assert others == 0 or recall_at_k(answers[:others], known) >= 0.99
+        assert (made.source, made.ks) == (source, (1, 10))
+
+
+def test_a_few_given_queries_may_be_rows(
+    make: Make, vectors: np.ndarray, queries: np.ndarray, truths: list
+) -> None:
+    """Some are asked for what is there; what is close to a row is not that row."""
+    index = make()
+    near = vectors[:40] + 1e-3
+    index.calibrate(np.concatenate([queries[:100], near, vectors[:3]]), (10,))
+    asked, answers = truths[-1]
+    assert asked.own is None
+    assert answers[-3:, 0].tolist() == [0, 1, 2]
+
+
+def test_queries_that_are_given_twice_count_once(make: Make, queries: np.ndarray, truths: list) -> None:
+    index = make()
+    made = index.calibrate(np.repeat(queries[[5, 3]], 50, axis=0), (1,))
+    assert made.queries == 2
+    np.testing.assert_allclose(truths[-1][0].vectors, queries[[5, 3]], rtol=1e-6)
+    assert index.calibrate(np.repeat(queries, 5, axis=0), (1,), seconds=1).queries <= len(queries)
+
+
+def test_two_queries_promise_little(make: Make, queries: np.ndarray) -> None:
+    """All that was seen was found, and a floor may be missed by others all the same."""
+    index = make(ROWS)
+    index.calibrate(queries[:2], (1,))
+    assert index.explain(k=1, min_recall=0.95).plan.strategy == "exact"
+    index.calibrate(queries[:200], (1,))
+    assert index.explain(k=1, min_recall=0.95).plan.strategy != "exact"
 
 
 def test_live_queries_are_used_when_there_are_enough(make: Make, queries: np.ndarray, truths: list) -> None:
@@ -316,6 +366,20 @@ def test_optimize_measures_again_with_the_same_queries(
         assert len(kept.queries) == again.queries == 50
     else:
         assert again.queries == 500
+
+
+def test_optimize_measures_again_with_the_rows_that_were_given(
+    make: Make, vectors: np.ndarray, truths: list
+) -> None:
+    index = make(600, 3)
+    index.calibrate(vectors[200:250], (3,))
+    index.delete(np.arange(240, 300))
+    index.optimize(calibrate_seconds=5)
+    (first, _), (again, _) = truths
+    np.testing.assert_array_equal(first.vectors, again.vectors)
+    assert first.source == again.source == "stored"
+    assert (again.own >= 0).sum() == 40  # the others are there no more
+    assert read_calibration(index._current.store).calibration.queries == 50
 
 
 def test_optimize_measures_only_what_was_measured_before(make: Make, queries: np.ndarray) -> None:

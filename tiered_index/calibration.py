@@ -25,6 +25,7 @@ from tiered_index.planner.subject import Observed
 from tiered_index.planning import Planning
 from tiered_index.prepared import Prepared
 from tiered_index.rescoring import by_sketch
+from tiered_index.results import Hits
 from tiered_index.search import find_candidates, search
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats
@@ -39,6 +40,13 @@ _TRUTH_SHARE = 0.4
 _FILTERS_SHARE = 0.35
 """Of the time that is left, what measuring filters may take; else it is left out."""
 
+_MOST_ROWS, _HARDLY_OTHERS = 0.05, 0.5
+"""Where more of the given queries than this are rows of the index, those stand for others, and are not to
+find themselves; fewer may be what is really asked. Beyond the latter all are taken for stored vectors."""
+
+_ROUNDED, _ROUNDED_HALF = 1e-5, 2e-3
+"""How far a row may lie from what was given, as a share of its greatest number; the latter in float16."""
+
 _BLOCK_QUERIES = 256
 """Queries that share a pass; more would need more memory for scores, and hardly less time."""
 
@@ -51,7 +59,8 @@ class Queries(NamedTuple):
     vectors : ndarray, shape (n, store_dim), float32
         Of unit length under cosine.
     own : ndarray, shape (n,), int64, or None
-        Addresses of the rows that the queries are, which are not to be found; None if they are no rows.
+        Addresses of the rows that the queries are, which are not to be found, -1 of those that are no rows;
+        None if none is.
     source : {"given", "live", "stored"}
         Where they come from.
     """
@@ -96,8 +105,8 @@ def calibrate(
     started = perf_counter()
     progress("exact answers")
     asked = ks
-    ks = sorted({min(k, max(snapshot.rows - (queries.own is not None), 1)) for k in ks})
-    exact, one_ms = _truth(snapshot, queries, ks[-1], seconds)
+    exact, queries, one_ms = _truth(snapshot, queries, max(ks), seconds)
+    ks = sorted({min(k, exact.shape[1]) for k in ks})
     subject = _Subject(snapshot, queries, exact)
     left = None if seconds is None else max(seconds - (perf_counter() - started), 0.0)
     filters_s = filters_seconds(snapshot.rows, one_ms.mean / 1e3)
@@ -137,31 +146,58 @@ def calibrate(
 
 def _truth(
     snapshot: Snapshot, queries: Queries, k: int, seconds: float | None
-) -> tuple[NDArray[np.int64], Times]:
-    """Return the exact answers of as many queries as there is time for, and the time of a single query."""
+) -> tuple[NDArray[np.int64], Queries, Times]:
+    """Return the exact answers of as many queries as there is time for, and the time of a single query.
+
+    And the queries, with what was seen of given ones: which are rows.
+    """
     vectors = queries.vectors[:MAX_QUERIES]
-    extra = queries.own is not None
     single = []
     for _ in range(2):
         began = perf_counter()
         exact_search(snapshot, vectors[:1], k, began)
         single.append((perf_counter() - began) * 1e3)
-    answers: list[NDArray[np.int64]] = []
+    answers: list[Hits] = []
     began = perf_counter()
     size, done = MIN_QUERIES if seconds else _BLOCK_QUERIES, 0
     while done < len(vectors):
-        found = exact_search(snapshot, vectors[done : done + size], k + extra, began).addresses
-        if queries.own is not None:
-            found = _without(found, queries.own[done : done + size])
-        answers.append(found[:, :k])
-        done += len(found)
+        answers.append(exact_search(snapshot, vectors[done : done + size], k + 1, began))
+        done += len(answers[-1].addresses)
         if seconds is not None:
             spent = perf_counter() - began
             left = seconds * _TRUTH_SHARE - spent - sum(single) / 1e3
             size = int(min(left / (spent / done), _BLOCK_QUERIES))
             if size < 1:
                 break
-    return np.concatenate(answers), Times.of(single)
+    found = np.concatenate([hits.addresses for hits in answers])
+    if queries.source == "given":
+        own = _rows_asked(snapshot, vectors[:done], found, np.concatenate([hits.scores for hits in answers]))
+        if np.mean(own >= 0) > _MOST_ROWS:
+            source: Source = "stored" if np.mean(own >= 0) > _HARDLY_OTHERS else "given"
+            queries = queries._replace(own=own, source=source)
+    if queries.own is not None:
+        found = _without(found, queries.own[:done])
+    return found[:, :k], queries, Times.of(single)
+
+
+def _rows_asked(
+    snapshot: Snapshot, queries: Floats, found: NDArray[np.int64], scores: Floats
+) -> NDArray[np.int64]:
+    """Return of each query the address of the row among its exact answers that it is, -1 if there is none."""
+    own = np.full(len(queries), -1)
+    rounded = _ROUNDED if snapshot.config.dtype == "float32" else _ROUNDED_HALF
+    lengths = np.einsum("ij,ij->i", queries, queries)[:, None]  # each one's score, if that is the row
+    alike = np.abs(scores - lengths) <= rounded * lengths
+    asked = np.flatnonzero(alike.any(axis=1))
+    if len(asked):
+        addresses = found[asked, alike[asked].argmax(axis=1)]
+        rows = snapshot.vectors(addresses).astype(np.float32)
+        if snapshot.config.metric == "cosine":
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        apart = np.abs(rows - queries[asked]).max(axis=1)
+        same = apart <= rounded * np.abs(queries[asked]).max(axis=1)
+        own[asked[same]] = addresses[same]
+    return own
 
 
 def _without(addresses: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.int64]:

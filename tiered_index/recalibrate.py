@@ -90,7 +90,7 @@ class Recalibrate:
         if given is not None:
             if len(given) == 0:
                 raise ParameterError("queries must not be empty")
-            queries = Queries(given[:MAX_QUERIES], None, "given")
+            queries = Queries(_different(given, MAX_QUERIES), None, "given")
         elif live is not None and len(live) >= MIN_QUERIES:
             queries = Queries(live, None, "live")
         return self._measure(queries, ks, seconds, progress)
@@ -109,9 +109,11 @@ class Recalibrate:
         if kept is None:
             self.calibrate(None, CALIBRATE_KS, seconds)
             return
-        known = kept.calibration
-        queries = None if known.source == "stored" else Queries(kept.queries, None, known.source)
-        self._measure(queries, known.asked_ks, seconds)
+        queries: Queries | None = None  # stored vectors
+        if len(kept.queries):
+            source = kept.calibration.source  # of given ones it is seen again whether they are rows
+            queries = Queries(kept.queries, None, "given" if source == "stored" else source)
+        self._measure(queries, kept.calibration.asked_ks, seconds)
 
     def known_queries(self) -> NDArray[np.float32] | None:
         """Return the queries of live searches, else those of a calibration; None if too few are known."""
@@ -157,3 +159,13 @@ class Recalibrate:
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ino
+
+
+def _different(queries: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """Return the first queries that are not the same as one before: asked again, one tells nothing new."""
+    found: dict[bytes, int] = {}
+    for place, query in enumerate(queries):
+        found.setdefault(query.tobytes(), place)
+        if len(found) == most:
+            break
+    return queries[list(found.values())]

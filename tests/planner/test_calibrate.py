@@ -19,6 +19,7 @@ from tiered_index.planner.calibrate import (
     Measured,
     Observed,
     _margin_curve,
+    _stop,
     measure,
 )
 from tiered_index.planner.model import FRACTIONS, Calibration, options
@@ -267,6 +268,15 @@ def test_beaten_early_stops_are_tried_with_few_queries_only() -> None:
     assert kept < set(tried)
     assert all(tried[plan] >= 200 for plan in kept)
     assert sum(count >= 200 for count in tried.values()) < 0.9 * len(tried)
+
+
+@pytest.mark.parametrize("queries", [1, 3, 60])
+def test_what_missed_nothing_may_miss_something_yet(queries: int) -> None:
+    """The fewer queries, the less is certain; of early stops as of whole walks."""
+    plan = Plan(strategy="graph", prefix_dim=WIDTH, ef=100, candidates=100, early_stop=50)
+    stopped, _ = _stop(Law(queries=queries, hardness=1.0), 1, plan, queries)
+    assert stopped.recall == 1.0
+    assert stopped.error == pytest.approx(0.5 / (queries + 2))
 
 
 def test_early_stops_that_save_nothing_are_left_out() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,10 +143,13 @@ def _summary(
     stacked = np.stack(recalls)
     with np.errstate(invalid="ignore"):
         mean = np.nan_to_num(stacked.mean(axis=0), nan=-1.0)
-        # without a miss seen there may be some yet: at least the error of one more answer
-        error = np.maximum(stacked.std(axis=0) / np.sqrt(len(stacked)), 0.5 / (len(stacked) + 2))
-        error = np.nan_to_num(error, nan=0.0)
+        error = np.nan_to_num(_error(stacked), nan=0.0)
     return tuple({k: tuple(table[i].tolist()) for i, k in enumerate(ks)} for table in (mean, error))
+
+
+def _error(recalls: Any) -> Any:
+    """Return the standard error of the mean over queries, the first axis; at least one more answer's."""
+    return np.maximum(np.std(recalls, axis=0) / np.sqrt(len(recalls)), 0.5 / (len(recalls) + 2))
 
 
 def _walk(subject: Subject, ks: Sequence[int], prefix_dim: int, ef: int, queries: int) -> Walked:
@@ -344,7 +347,7 @@ def _stop(subject: Subject, k: int, plan: Plan, queries: int) -> tuple[Stopped, 
         k,
         plan,
         float(np.mean(recalls)),
-        float(np.std(recalls) / np.sqrt(len(recalls))),
+        float(_error(recalls)),
         Times.of([one.coarse_ms for one in seen]),
         Times.of([one.rescore_ms for one in seen]),
         Times.of([one.total_ms for one in seen]),
@@ -354,8 +357,7 @@ def _stop(subject: Subject, k: int, plan: Plan, queries: int) -> tuple[Stopped, 
 
 
 def _recall(subject: Subject, query: int, seen: Observed, k: int) -> float:
-    truth = subject.truth[query, :k]
-    return float(np.isin(seen.rows[:k], truth).sum() / len(truth))
+    return float(np.isin(subject.truth[query, :k], seen.rows[:k]).mean())
 
 
 def _scan_plan(subject: Subject, k: int) -> Plan:
