@@ -91,7 +91,11 @@ def test_masks_hold_no_query_and_nothing_deleted(index: ti.Index) -> None:
         assert not mask[::997].any()
     shares = [*filters.RANDOM, *[filters.TOPIC_SHARE] * filters.TOPICS]
     shares += [1.0 - filters.TOPIC_SHARE] * filters.OTHERS
-    assert [mask.mean() for mask in masks] == pytest.approx(shares, abs=0.02)
+    unions = len(filters.UNIONS)
+    assert [mask.mean() for mask in masks[:-unions]] == pytest.approx(shares, abs=0.02)
+    for mask, share in zip(masks[-unions:], filters.UNIONS, strict=True):
+        assert share - 0.02 <= mask.mean() < share + 0.1  # whole groups
+    assert not (masks[-unions] & ~masks[-1]).any()
 
 
 def test_topics_that_were_deleted_are_no_filters(index: ti.Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +105,8 @@ def test_topics_that_were_deleted_are_no_filters(index: ti.Index, monkeypatch: p
     topic = filters._masks(snapshot, None)[len(filters.RANDOM)]
     monkeypatch.setattr(live, "live", live.live & ~topic)
     left = filters._masks(snapshot, None)
-    assert 0 < len(left) < len(filters.RANDOM) + filters.TOPICS + filters.OTHERS
+    made = len(filters.RANDOM) + filters.TOPICS + filters.OTHERS + len(filters.UNIONS)
+    assert 0 < len(left) < made
     assert all(mask.any() for mask in left)
 
 
@@ -150,7 +155,7 @@ def test_a_walk_whose_best_are_not_near_enough_is_followed_by_another(
     explained = index.explain(where=where, min_recall=floor)
     first = explained.plan
     plans = [first, *(one.plan for one in explained.follows)]
-    assert 2 <= len(plans) <= 3
+    assert 2 <= len(plans) <= 4
     assert all(one.place == 10 for one in explained.follows)
     assert f"then:  {plans[1].strategy}" in str(explained)
     prepared = [index.search(query, where=where, min_recall=floor) for query in queries]

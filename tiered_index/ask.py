@@ -71,7 +71,8 @@ def ask(
     def found(decision: Decision) -> Hits:
         started = started_ns / 1e9
         plan, limits, known, followed = decision.plan, decision.limits, decision.relied, decision.followed
-        return search(snapshot, queries, k, plan, started, limits, scope, known, followed)
+        how = limits, scope, known, followed
+        return search(snapshot, queries, k, plan, started, *how, kept=decision.kept)
 
     decision = decide(budget, fixed)
     if strict and decision.concern is not None:

@@ -26,11 +26,17 @@ TOPIC_SHARE: Final = 0.15
 OTHERS: Final = 1
 """Filters of all but a topic."""
 
+GROUPS: Final = 64
+UNIONS: Final = (0.2, 0.6)
+"""Filters of many topics that lie apart from each other: rows are of the nearest of so many groups, and
+groups match up to these shares. Walks among the rows of one topic say too little of them: where rows lie in
+tight clusters, hardly any way leads from one that matches to another."""
+
 LEAST_INDEXED: Final = 20_000
 """Fewer rows are scanned, whatever the filter, rather than walked."""
 
 _LEAST_SHARE = 0.02
-_SECONDS, _SECONDS_PER_ROW = 0.5, 6e-6
+_SECONDS, _SECONDS_PER_ROW = 0.5, 7e-6
 _SEED = 21
 _BLOCK_ROWS = 32_768
 
@@ -87,13 +93,20 @@ def _masks(snapshot: Snapshot, own: NDArray[np.int64] | None) -> list[NDArray[np
     masks = [random.random(rows) < share for share in RANDOM]
     tier = live.segment.coarse
     codes = tier.codes()
-    pivots = tier.decode(codes[np.sort(random.choice(rows, TOPICS, replace=False))])
-    alike = np.empty((TOPICS, rows), np.float32)
+    pivots, middles = (
+        tier.decode(codes[np.sort(random.choice(rows, count, replace=False))]) for count in (TOPICS, GROUPS)
+    )
+    alike, group = np.empty((TOPICS, rows), np.float32), np.empty(rows, np.int64)
     for first in range(0, rows, _BLOCK_ROWS):
         part = slice(first, first + _BLOCK_ROWS)
-        alike[:, part] = product(pivots, tier.decode(codes[part]).T)
+        prefixes = tier.decode(codes[part]).T
+        alike[:, part] = product(pivots, prefixes)
+        group[part] = product(middles, prefixes).argmax(axis=0)
     topics = list(alike >= np.quantile(alike, 1.0 - TOPIC_SHARE, axis=1)[:, None])
     masks += [*topics, *(~topic for topic in topics[:OTHERS])]
+    order = random.permutation(GROUPS)
+    before = np.cumsum(np.bincount(group, minlength=GROUPS)[order])
+    masks += [np.isin(group, order[: np.searchsorted(before, share * rows) + 1]) for share in UNIONS]
     for mask in masks:
         if live.live is not None:
             mask &= live.live
@@ -123,7 +136,7 @@ class _Subject:
         k = self.k = truth.shape[1]
         self.everywhere = everywhere
         self._links = False
-        self._own = own is not None  # each finds itself among all rows
+        self._own = own  # each finds itself among all rows
         self._truth_of_all = truth
         number = _graph_of(snapshot)
         self._queries = queries
@@ -167,8 +180,9 @@ class _Subject:
         return _share(self._truth[chosen][query], found.rows), found.coarse_ms, found.nearness
 
     def walk_all(self, query: int, ef: int) -> tuple[float, float]:
-        found = self._ask(self._all, query, self.k + self._own, ef, scan=False)
-        return _share(self._truth_of_all[query], found.rows), found.coarse_ms
+        found = self._ask(self._all, query, self.k + (self._own is not None), ef, scan=False)
+        rows = found.rows if self._own is None else found.rows[found.rows != self._own[query]]
+        return _share(self._truth_of_all[query], rows[: self.k]), found.coarse_ms
 
     def scan(self, query: int, chosen: int) -> float:
         ms = self._ask(self._roads[chosen], query, self.k, EFS[-1], scan=True).coarse_ms

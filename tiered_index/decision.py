@@ -54,3 +54,8 @@ class Decision(NamedTuple):
     def relied(self) -> Among | None:
         """What the plan rests on."""
         return self.among if self.relies else None
+
+    @property
+    def kept(self) -> bool:
+        """Whether a floor is to be kept, however long that takes."""
+        return self.budget.min_recall is not None and self.budget.latency_ms is None

@@ -95,7 +95,7 @@ class Prepared:
             for step, wider in enumerate(followed.plans, 1):
                 self._wider[step] = wider, self._prepared(snapshot, wider)
             return
-        least, far = shares(plan, *rows)
+        least, far = shares(plan, *rows, kept=decision.kept)
         self._answer = self._prepared(snapshot, plan, shares=(least, far))
         if least and self._answer is not None:  # the plans where fewer of the rows near a query may be found
             may_scan, linked = not decision.limits.call_ns, scope.road is not None and scope.road.linked

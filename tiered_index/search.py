@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 from time import perf_counter
 from typing import NamedTuple
@@ -18,7 +19,6 @@ from tiered_index.planner.filtered import Followed, by_share, wants_share
 from tiered_index.planner.plan import Plan
 from tiered_index.rescoring import Addresses, Candidates, by_sketch, rescore
 from tiered_index.results import Hits, SearchStats
-from tiered_index.storage.road import Road
 from tiered_index.storage.scope import Scope
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats
@@ -39,6 +39,8 @@ def search(
     scope: Scope | None = None,
     among: Among | None = None,
     followed: Followed | None = None,
+    *,
+    kept: bool = False,
 ) -> Hits:
     """Answer queries by both tiers.
 
@@ -62,6 +64,8 @@ def search(
         What was measured of filters, where the plan rests on it.
     followed : Followed, optional
         What follows a walk whose best are not near enough.
+    kept : bool
+        Whether a floor is to be kept, however long that takes.
 
     Returns
     -------
@@ -71,15 +75,24 @@ def search(
     scope = snapshot.scope if scope is None else scope
     if not scope.rows:
         return _nothing(len(queries), plan, started)
-    place = 0 if followed is None else followed.place
-    search = _Search(snapshot, scope, queries, k, started, limits, place)
+    wants = wants_share(plan, snapshot.rows, scope.rows, kept=kept)
+    by_parts = kept and scope.road is None and any(part.tier.fields is not None for part in scope.parts)
+    if by_parts and wants and len(queries) > 1:
+        # through several parts FAISS walks for many queries at once, which finds less among some rows
+        how = k, plan, started, limits, scope, among, followed
+        alone = [search(snapshot, queries[i : i + 1], *how, kept=kept) for i in range(len(queries))]
+        parts = [(np.array([i]), hits) for i, hits in enumerate(alone)]
+        return _joined(parts, [hits.stats for hits in alone])
+    told = scope.road is not None or by_parts
+    place = 0 if followed is None or not told else followed.place
+    asked = _Search(snapshot, scope, queries, k, started, limits, place)
     if followed is not None:
-        return _follow(search, plan, followed)
+        return _follow(asked, plan, followed)
     # to look around for one query after the other would take the time that many have together
     looks = len(queries) == 1 or (len(queries) > 1 and not limits.call_ns)
-    if scope.road is None or not looks or not wants_share(plan, snapshot.rows, scope.rows):
-        return search.enough(plan, np.arange(len(queries)))
-    return _each_by_share(search, scope.road, plan, among)
+    if not told or not looks or not wants:
+        return asked.enough(plan, np.arange(len(queries)))
+    return _each_by_share(asked, plan, among)
 
 
 class _Search(NamedTuple):
@@ -129,14 +142,14 @@ def _follow(search: _Search, plan: Plan, followed: Followed) -> Hits:
     return _joined(parts, [first.stats, *(hits.stats for _, hits in parts[1:])])
 
 
-def _each_by_share(search: _Search, road: Road, plan: Plan, among: Among | None) -> Hits:
+def _each_by_share(search: _Search, plan: Plan, among: Among | None) -> Hits:
     """Search for each query in the way that suits the share of the rows near it that may be found."""
-    rows, found = search.snapshot.rows, search.scope.rows
+    scope, found = search.scope, (search.snapshot.rows, search.scope.rows)
     may_scan = not search.limits.call_ns
     asked: dict[Plan, list[int]] = {}
     for i, prefix in enumerate(search.snapshot.prefixes(search.queries, plan.prefix_dim)):
-        share = road.share_near(prefix)
-        its = by_share(plan, search.k, share, rows, found, among, may_scan=may_scan, linked=road.linked)
+        share = scope.share_near(prefix, found[0])
+        its = by_share(plan, search.k, share, *found, among, may_scan=may_scan, linked=scope.linked)
         asked.setdefault(its, []).append(i)
     parts = [(np.array(places), search.enough(its, np.array(places))) for its, places in asked.items()]
     return _joined(parts, [hits.stats for _, hits in parts])
@@ -205,7 +218,7 @@ def _once(
     # a scan that reads all it keeps needs no other order
     ordering = plan.strategy != "scan" or plan.misses > 0.0 or plan.ef > plan.candidates
     sketched = snapshot.config.tail_sketch > 0 and ordering
-    found = find_candidates(scope, prefixes, plan, limits, all_of_ef=sketched)
+    found = find_candidates(scope, prefixes, plan, limits, all_of_ef=sketched, place=place)
     # of what a walk did not find a plan's recall tells already
     beyond = scope.rows - found.addresses.shape[1] if found.scanned == len(scope.parts) else 0
     ordered = [
@@ -243,13 +256,15 @@ def _once(
         late=found.late or any(one.late for one in taken),
         margin=0.0 if found.late or not taken else float(np.mean([one.margin for one in taken])),
         missed=np.array([one.missed for one in taken]),
+        nearness=found.nearness,
     )
 
 
 class Found(NamedTuple):
     """Addresses of candidates and their prefix scores, best first, and what finding them took.
 
-    `walk_ms`: the time of the walk where one compiled walk was all there was to do, else 0.
+    `walk_ms`: the time of the walk where one compiled walk was all there was to do, else 0. `nearness`: the
+    prefix score of the one at `place` in each graph, where it is the least; inf if that was not asked.
     """
 
     addresses: Addresses
@@ -258,13 +273,18 @@ class Found(NamedTuple):
     distances: int
     late: bool
     walk_ms: float = 0.0
+    nearness: NDArray[np.float64] | float = math.inf
 
 
 def find_candidates(
-    scope: Scope, prefixes: Floats, plan: Plan, limits: Limits, *, all_of_ef: bool = False
+    scope: Scope, prefixes: Floats, plan: Plan, limits: Limits, *, all_of_ef: bool = False, place: int = 0
 ) -> Found:
-    """Find each prefix's candidates in all parts of a scope; with `all_of_ef` all that the walks keep."""
+    """Find each prefix's candidates in all parts of a scope; with `all_of_ef` all that the walks keep.
+
+    With `place`, say how near that one of the best is which the walks found, from 1.
+    """
     found, scores, scanned, distances, late = [], [], 0, 0, False
+    nearness: NDArray[np.float64] | float = math.inf
     count = max(plan.ef, plan.candidates) if all_of_ef else plan.candidates
     for part in scope.parts:
         best = part.tier.search(
@@ -280,13 +300,17 @@ def find_candidates(
         scanned += best.scanned
         distances += best.distances
         late |= best.late
+        if place and not best.scanned:
+            enough = best.scores.shape[1] >= place
+            nearness = np.minimum(nearness, best.scores[:, place - 1] if enough else -math.inf)
     if not found:
         none = np.empty((len(prefixes), 0))
         return Found(none.astype(np.int64), none.astype(np.float32), 0, 0, late=False)
     if len(found) == 1:
         walk_ms = best.walk_ms if scope.road else 0.0
-        return Found(found[0], scores[0], scanned, distances, late, walk_ms)
+        return Found(found[0], scores[0], scanned, distances, late, walk_ms, nearness)
     together = np.concatenate(scores, axis=1)
     order = np.argsort(-together, axis=1, kind="stable")[:, :count]
     addresses = np.take_along_axis(np.concatenate(found, axis=1), order, axis=1)
-    return Found(addresses, np.take_along_axis(together, order, axis=1), scanned, distances, late)
+    best_scores = np.take_along_axis(together, order, axis=1)
+    return Found(addresses, best_scores, scanned, distances, late, nearness=nearness)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,13 +20,13 @@ from tiered_index.planner.among import (
     NEAR,
     PAIRS,
     Among,
-    kind_of,
+    kinds_of,
     measure_among,
 )
 from tiered_index.planner.filtered import MISSES_SEEN, by_share, expected, filtered, walk_floor
 from tiered_index.planner.plan import Plan
 
-WIDER = {"dense": 1.25, "sparse": 2.0, "apart": 3.0, "far": 6.0}
+WIDER = {"level": 1.25, "sparse": 2.0, "apart": 3.0, "far": 6.0}
 ROWS = 1_000_000
 
 
@@ -57,7 +58,7 @@ class Law:
         return ef <= self.widest
 
     def walk(self, query: int, chosen: int, ef: int) -> tuple[float, float, float]:
-        kind = kind_of(self.shares[chosen], float(self.near[chosen, query]))
+        kind = kinds_of(self.shares[chosen], float(self.near[chosen, query]))[-1]
         assert self.inside == [chosen]
         self.walked.add((query, chosen))
         return law(ef / WIDER[kind]), 1e-3 * ef * (3.0 if kind == "sparse" else 1.5), 0.5
@@ -78,7 +79,8 @@ def known() -> Among:
 
 def test_what_follows_a_law_is_measured_as_it_does(known: Among) -> None:
     assert (known.k, known.slower, known.scan_ms) == (10, pytest.approx(3.0), 7e-6)
-    assert set(known.kinds) == set(WIDER)
+    assert set(known.kinds) == {"dense", *WIDER}
+    assert known.kinds["dense"] == known.kinds["level"]  # here all queries are near what matches
     for kind, wider in WIDER.items():
         assert [ef for ef, _ in known.kinds[kind]] == list(EFS)
         for recall in (0.9, 0.95, 0.98):
@@ -99,12 +101,12 @@ def test_kinds_that_were_hardly_met_are_not_known() -> None:
     subject.near[3, FEWEST_PAIRS - 1 :] = 0.1  # which makes those queries near
     found = measure_among(subject)
     assert found is not None
-    assert set(found.kinds) == {"dense", "sparse", "apart"}
+    assert set(found.kinds) == {"dense", "level", "sparse", "apart"}
     assert found.wider("far", 0.9) is None
     assert found.recall("far", 100) is None
 
 
-@pytest.mark.parametrize(("widest", "kinds"), [(EFS[0], None), (EFS[1], 4)])
+@pytest.mark.parametrize(("widest", "kinds"), [(EFS[0], None), (EFS[1], 5)])
 def test_walks_that_are_not_taken_are_not_measured(widest: int, kinds: int | None) -> None:
     found = measure_among(Law(widest=widest))
     assert (None if found is None else len(found.kinds)) == kinds
@@ -112,10 +114,22 @@ def test_walks_that_are_not_taken_are_not_measured(widest: int, kinds: int | Non
 
 @given(st.floats(0.001, 1.0), st.floats(0.0, 1.0))
 def test_kinds_tell_how_often_rows_near_a_query_match(share: float, near: float) -> None:
-    kind, ratio = kind_of(share, near), near / share
-    assert (kind == "dense") == (share >= DENSE)
-    if share < DENSE:
-        assert kind == ("sparse" if ratio >= NEAR else "apart" if ratio >= FAR else "far")
+    *others, kind = kinds_of(share, near)
+    ratio, dense = near / share, share >= DENSE
+    assert others == ["dense"] * dense
+    level = "level" if dense else "sparse"
+    assert kind == (level if ratio >= NEAR else "apart" if ratio >= FAR else "far")
+
+
+def test_where_most_rows_match_queries_are_measured_by_what_is_near_them() -> None:
+    """All of them say what to expect where nobody looks, and those apart what it takes where one does."""
+    subject = Law()
+    subject.near[0, ::2] = 0.3
+    found = measure_among(subject)
+    assert found is not None
+    assert found.wider("level", 0.95) == pytest.approx(WIDER["level"], rel=0.02)
+    assert found.wider("apart", 0.95) == pytest.approx(WIDER["apart"], rel=0.02)
+    assert WIDER["level"] < (found.wider("dense", 0.95) or 0.0) < WIDER["apart"]
 
 
 @given(
@@ -138,7 +152,7 @@ def plan_of(ef: int) -> Plan:
 def test_a_floor_is_planned_by_what_was_measured(known: Among, floor: float) -> None:
     """The plan's walk reaches what the floor leaves to it; the rest may be missed by not rescoring."""
     without = plan_of(round(2.0 / (1.0 - walk_floor(floor))))
-    for matches, kind in ((700_000, "dense"), (200_000, "sparse")):
+    for matches, kind in ((700_000, "level"), (200_000, "sparse")):
         plan = filtered(without, 10, ROWS, matches, floor, None, known, walk_ms=0.1)
         assert plan.strategy == "graph"
         assert plan.ef == pytest.approx(WIDER[kind] * without.ef, rel=0.05)
@@ -147,12 +161,21 @@ def test_a_floor_is_planned_by_what_was_measured(known: Among, floor: float) -> 
         assert expected(plan, plan, 10, ROWS, matches, known, known) == pytest.approx(
             law(plan.ef / WIDER[kind]), abs=1e-6
         )
-    for share, kind in ((0.1, "apart"), (0.001, "far")):
-        wider = by_share(plan, 10, share, ROWS, matches, known, may_scan=False)
-        assert wider.ef == pytest.approx(plan.ef * WIDER[kind] / WIDER["sparse"], rel=0.05)
-        assert expected(plan, wider, 10, ROWS, matches, known, known) == pytest.approx(
-            law(wider.ef / WIDER[kind]), abs=0.01
-        )
+        for ratio, other in ((0.5, "apart"), (0.01, "far")):
+            wider = by_share(plan, 10, ratio * matches / ROWS, ROWS, matches, known, may_scan=False)
+            assert wider.ef == pytest.approx(plan.ef * WIDER[other] / WIDER[kind], rel=0.05)
+            assert expected(plan, wider, 10, ROWS, matches, known, known) == pytest.approx(
+                law(wider.ef / WIDER[other]), abs=0.01
+            )
+
+
+def test_a_calibration_that_knows_no_walks_among_many_rows_by_what_is_near_does_as_well(known: Among) -> None:
+    """As earlier versions made them."""
+    kinds = {kind: curve for kind, curve in known.kinds.items() if kind != "level"}
+    earlier = msgspec.structs.replace(known, kinds=kinds)
+    for matches in (700_000, 200_000):
+        plans = [filtered(plan_of(40), 10, ROWS, matches, 0.95, None, one, 0.1) for one in (known, earlier)]
+        assert plans[0] == plans[1]
 
 
 def test_what_is_quicker_is_chosen_by_what_was_measured(known: Among) -> None:

@@ -23,6 +23,7 @@ from tiered_index.planner.filtered import (
     by_share,
     filtered,
     fixed,
+    shares,
     wants_share,
 )
 from tiered_index.planner.plan import MAX_EF, MAX_K, Plan, make_plan
@@ -188,3 +189,15 @@ def test_the_share_near_a_query_matters_to_walks_among_few_rows() -> None:
     assert not wants_share(plan_for(1_000), ROWS, 1_000)  # a scan
     assert not wants_share(plan_for(ROWS // 2), ROWS, ROWS // 2)
     assert not wants_share(fixed(make_plan(10, 256), 100_000), ROWS, 100_000)
+    assert shares(plan_for(ROWS // 2), ROWS, ROWS // 2) == (0.0, 0.0)
+
+
+def test_where_a_floor_is_to_be_kept_it_matters_to_all_walks_among_some_rows() -> None:
+    for matches in (300_000, ROWS // 2, ROWS - 1):
+        plan = plan_for(matches, floor=0.9)
+        assert wants_share(plan, ROWS, matches, kept=True)
+        least, far = shares(plan, ROWS, matches, kept=True)
+        assert (least, far) == (pytest.approx(NEAR * matches / ROWS), pytest.approx(FAR * matches / ROWS))
+    assert not wants_share(plan_for(ROWS, floor=0.9), ROWS, ROWS, kept=True)
+    assert not wants_share(plan_for(1_000, floor=0.9), ROWS, 1_000, kept=True)
+    assert not wants_share(fixed(make_plan(10, 256), 700_000), ROWS, 700_000, kept=True)

@@ -50,6 +50,28 @@ def test_the_line_that_walks_follow_is_found() -> None:
     assert found.scores[32] == pytest.approx(0.42, abs=0.01)
 
 
+def test_a_filter_under_which_more_is_missed_than_the_line_says_is_noticed() -> None:
+    """And where a floor is to be kept, walks are followed as if all filters were like it; only there."""
+    efs, scores, recalls = (np.array(one) for one in walks(LINE))
+    filters = np.arange(len(efs)) % 8
+    alike = fit(10, efs.tolist(), scores.tolist(), recalls.tolist(), filters.tolist())
+    assert alike is not None
+    assert 1.0 <= alike.worst < 1.2
+    recalls[filters == 5] -= 1.0 - recalls[filters == 5]
+    found = fit(10, efs.tolist(), scores.tolist(), np.maximum(recalls, 0.0).tolist(), filters.tolist())
+    assert found is not None
+    assert 1.4 < found.worst < 1.9  # the line has moved towards it
+
+    def steps(worst: float, *, kept: bool) -> tuple[float, float, float]:
+        known = msgspec.structs.replace(KNOWN, nearness=msgspec.structs.replace(LINE, worst=worst))
+        _, then = followed(PLAN, 10, ROWS, 300_000, 0.92, known, ALL, kept=kept)
+        assert then is not None
+        return then.least
+
+    assert steps(2.0, kept=False) == steps(1.0, kept=False)
+    assert steps(2.0, kept=True) > steps(1.0, kept=True) == steps(1.1, kept=True)
+
+
 def test_where_no_line_falls_there_is_none() -> None:
     efs, scores, recalls = walks(LINE)
     few = LEAST_PAIRS - 1

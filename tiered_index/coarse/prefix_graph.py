@@ -26,6 +26,9 @@ SCAN_ROWS_PER_EF = 40
 """A segment of at most this many rows for each unit of ef is scanned though it has a graph: the walk
 would score as many codes, in a worse order. The same measurement: 4,000 rows at ef=96."""
 
+NEAR_EF, NEAR_ROWS = 16, 48
+"""Beam of a walk that looks around a query, and of the rows that it meets how many are looked at."""
+
 _ADD_ROWS = 32_768
 """Rows that are linked at a time: each call to FAISS prepares a lock for every node there is."""
 
@@ -274,6 +277,14 @@ class CoarseTier:
         if len(rows) < count and not late:
             return None
         return Candidates(rows[None, :count], scores[None, :count], scan, distances, late, ms)
+
+    def near(self, prefix: NDArray[np.float32]) -> NDArray[np.int64] | None:
+        """Return some of the rows nearest to a query, whatever is asked of them; None where FAISS walks."""
+        if self.fields is None:
+            return None
+        self.check()
+        found: NDArray[np.int64] = self._engine.near(self.fields, prefix, NEAR_EF, NEAR_ROWS)
+        return found
 
     def links_of(self, among: Selection | None) -> Links:
         """Return what a compiled walk among some rows goes by, which must live as long as the walk."""

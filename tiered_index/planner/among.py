@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import msgspec
 import numpy as np
@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from tiered_index.planner.nearness import Nearness, fit
 
-Kind = Literal["dense", "sparse", "apart", "far"]
+Kind = Literal["dense", "level", "sparse", "apart", "far"]
 
 DENSE = 0.5
 """So many of all rows match: a walk hardly notices."""
 
 NEAR, FAR = 0.8, 0.25
-"""Where fewer rows match, how often rows near the query do, as often as all rows do being 1: "apart" is below
-`NEAR`, "far" below `FAR`."""
+"""How often rows near the query match, as often as all rows do being 1: "apart" is below `NEAR`, "far" below
+`FAR`. Of the others those are "sparse" where fewer rows match, and "level" where so many do, which together
+with the apart and the far of such filters are "dense": nobody looked what is near."""
 
 EFS = (24, 48, 96, 192, 384, 768)
 PAIRS = 96
@@ -122,12 +123,11 @@ class Subject(Protocol):
         """Return the milliseconds of a scan, for each matching row."""
 
 
-def kind_of(share: float, near: float) -> Kind:
-    """Return the kind of a filter for a query, by the shares of all rows and of those near it that match."""
-    if share >= DENSE:
-        return "dense"
-    ratio = near / share
-    return "sparse" if ratio >= NEAR else "apart" if ratio >= FAR else "far"
+def kinds_of(share: float, near: float) -> tuple[Kind, ...]:
+    """Return the kinds of a filter for a query, by the shares of all rows and of those near it that match."""
+    ratio, dense = near / share, share >= DENSE
+    kind: Kind = "far" if ratio < FAR else "apart" if ratio < NEAR else "level" if dense else "sparse"
+    return ("dense", kind) if dense else (kind,)
 
 
 def measure_among(subject: Subject, *, near: bool = False) -> Among | None:
@@ -138,38 +138,33 @@ def measure_among(subject: Subject, *, near: bool = False) -> Among | None:
     """
     if len(subject.everywhere) < 2:
         return None
-    pairs: dict[Kind, list[tuple[int, int]]] = {"dense": [], "sparse": [], "apart": [], "far": []}
-    filters, queries = subject.near.shape
-    for turn in range(filters):
-        for query in range(queries):  # each with another filter, before one has a second
-            chosen = (query + turn) % filters
-            found = pairs[kind_of(subject.shares[chosen], float(subject.near[chosen, query]))]
-            if len(found) < PAIRS:
-                found.append((query, chosen))
+    pairs = _pairs(subject)
     walked: dict[tuple[Kind, int], list[tuple[float, ...]]] = defaultdict(list)
-    nearness: list[tuple[float, float, float]] = []
-    for chosen in range(filters):
-        some = [(kind, query) for kind, asked in pairs.items() for query, of in asked if of == chosen]
-        with subject.among(chosen) if some else nullcontext():
+    nearness: list[tuple[float, float, float, int]] = []
+    for chosen, asked in enumerate(pairs):
+        with subject.among(chosen) if asked else nullcontext():
             for ef in EFS:
-                for kind, query in some if subject.takes(chosen, ef) else ():
+                for query, kinds_met in asked.items() if subject.takes(chosen, ef) else ():
                     recall, ms, score = subject.walk(query, chosen, ef)
-                    walked[kind, ef].append((recall, ms, *subject.walk_all(query, ef)))
-                    nearness.append((ef, score, recall))
+                    alone = subject.walk_all(query, ef)
+                    for kind in kinds_met:
+                        walked[kind, ef].append((recall, ms, *alone))
+                    nearness.append((ef, score, recall, chosen))
     kinds: dict[Kind, Curve] = {}
     slower = [1.0]
-    for kind, asked in pairs.items():
+    for kind in get_args(Kind):
+        met = sum(kind in kinds_met for asked in pairs for kinds_met in asked.values())
         curve = []
         for ef in EFS:
             taken = walked[kind, ef]
-            if len(taken) < FEWEST_PAIRS or len(taken) < len(asked):
+            if len(taken) < FEWEST_PAIRS or len(taken) < met:
                 break
-            seen, alone = np.split(np.array(taken), 2, axis=1)
-            more = seen[:, 0] - alone[:, 0]
+            seen, without = np.split(np.array(taken), 2, axis=1)
+            more = seen[:, 0] - without[:, 0]
             change = float(more.mean()) - ERRORS * float(more.std()) / math.sqrt(len(more))
             curve.append((ef, max(_recall_at(subject.everywhere, ef) + min(change, 0.0), 0.0)))
             if ef == _TIMED_EF and kind in ("dense", "sparse"):
-                slower.append(float(np.median(seen[:, 1]) / np.median(alone[:, 1])))
+                slower.append(float(np.median(seen[:, 1]) / np.median(without[:, 1])))
         if len(curve) > 1:
             kinds[kind] = tuple(curve)
     if not kinds:
@@ -178,6 +173,21 @@ def measure_among(subject: Subject, *, near: bool = False) -> Among | None:
     scans = [subject.scan(query, fewest) for query in range(min(PAIRS, subject.near.shape[1]))]
     line = fit(subject.k, *zip(*nearness, strict=True)) if near else None
     return Among(subject.k, subject.everywhere, kinds, max(slower), float(np.median(scans)), line)
+
+
+def _pairs(subject: Subject) -> list[dict[int, list[Kind]]]:
+    """Return of each filter the queries that it is asked with, and of which kinds they are."""
+    filters, queries = subject.near.shape
+    found: list[dict[int, list[Kind]]] = [defaultdict(list) for _ in range(filters)]
+    counts: dict[Kind, int] = defaultdict(int)
+    for turn in range(filters):
+        for query in range(queries):  # each with another filter, before one has a second
+            chosen = (query + turn) % filters
+            for kind in kinds_of(subject.shares[chosen], float(subject.near[chosen, query])):
+                if counts[kind] < PAIRS:
+                    counts[kind] += 1
+                    found[chosen][query].append(kind)
+    return found
 
 
 def _recall_at(curve: Curve, ef: float) -> float:

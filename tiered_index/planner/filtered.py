@@ -160,7 +160,7 @@ def filtered(
             growth = _DENSE_GROWTH * min((1.0 - matches / rows) / (1.0 - DENSE), 1.0)
         wider *= max(rows / _ROWS_KNOWN, 1.0) ** growth
     elif known is not None:
-        wider = known.wider("dense" if dense else "sparse", walk_floor(floor)) or wider
+        wider = known.wider(_near(known, dense=dense), walk_floor(floor)) or wider
         misses = k * max((1.0 - WALK_MISSES) * (1.0 - floor), 0.0002) / MISSES_SEEN
     ef = int(wider * plan.ef)
     scans = matches <= _scan_rows_per_ef(linked=linked, dense=dense) * ef
@@ -187,17 +187,21 @@ def _scan_rows_per_ef(*, linked: bool, dense: bool) -> int:
     return DENSE_SCAN_ROWS_PER_EF if dense else SCAN_ROWS_PER_EF
 
 
-def wants_share(plan: Plan, rows: int, matches: int) -> bool:
-    """Return whether :func:`by_share` may change a plan."""
-    return plan.strategy == "graph" and plan.misses > 0.0 and matches < DENSE * rows
+def wants_share(plan: Plan, rows: int, matches: int, *, kept: bool = False) -> bool:
+    """Return whether :func:`by_share` may change a plan; with `kept` a floor is to be kept.
+
+    Where most rows match few queries have to do with the others, and only a floor is worth a look.
+    """
+    most = rows if kept else DENSE * rows
+    return plan.strategy == "graph" and plan.misses > 0.0 and matches < most
 
 
-def shares(plan: Plan, rows: int, matches: int) -> tuple[float, float]:
+def shares(plan: Plan, rows: int, matches: int, *, kept: bool = False) -> tuple[float, float]:
     """Return the least shares of the rows near a query with which :func:`by_share` leaves a plan as it is.
 
     And with which it only widens the walk; both 0 where shares do not matter.
     """
-    if not wants_share(plan, rows, matches):
+    if not wants_share(plan, rows, matches, kept=kept):
         return 0.0, 0.0
     return NEAR * matches / rows, FAR * matches / rows
 
@@ -235,9 +239,10 @@ def by_share(
     ratio = share * rows / matches
     if ratio >= NEAR:
         return plan
-    wider = _wider(plan, k, "apart", known) or (_WIDER_APART_LINKED if linked else _WIDER_FAR)
+    dense = matches >= DENSE * rows
+    wider = _wider(plan, k, "apart", known, dense=dense) or (_WIDER_APART_LINKED if linked else _WIDER_FAR)
     if ratio < FAR:
-        wider = _wider(plan, k, "far", known) or _WIDEST
+        wider = _wider(plan, k, "far", known, dense=dense) or _WIDEST
         # a walk by links finds them, unless the query has nothing to do with any
         most = LINKED_SCAN_ROWS_PER_EF * wider if linked and share > 0.0 else MAX_SCAN_ROWS_PER_EF
         if may_scan and matches <= most * plan.ef:
@@ -284,6 +289,8 @@ def followed(
         plan, strategy="scan", ef=candidates, candidates=candidates, misses=plan.misses / 2
     )
     mean, most = (_MISSED_KEPT, _MOST_MISSED_KEPT) if kept else (_MISSED, _MOST_MISSED)
+    if kept:  # and if the filter is as the worst of those that were measured
+        mean, most = min(mean, 1.0 / near.worst), min(most, most / mean / near.worst)
     beam = max(plan.ef if kept else int(_FIRST * without.ef), near.k)
     while True:
         first = _as_wide(plan, beam, matches)
@@ -304,12 +311,19 @@ def _as_wide(plan: Plan, ef: int, matches: int) -> Plan:
     return msgspec.structs.replace(plan, ef=ef, candidates=ef)
 
 
-def _wider(plan: Plan, k: int, kind: Kind, known: Among | None) -> float | None:
+def _near(known: Among, *, dense: bool) -> Kind:
+    """Return the kind of walks among so many rows where the query is near them."""
+    return "sparse" if not dense else "level" if "level" in known.kinds else "dense"
+
+
+def _wider(plan: Plan, k: int, kind: Kind, known: Among | None, *, dense: bool) -> float | None:
     """Return times as wide a beam as the plan's has the recall that its has where the query is near."""
-    recall = None if known is None else known.recall("sparse", _measured_ef(plan.ef, k, known))
-    if known is None or recall is None:
+    if known is None or (curve := known.kinds.get(_near(known, dense=dense))) is None:
         return None
-    near, other = known.wider("sparse", recall), known.wider(kind, recall)
+    recall = known.recall(_near(known, dense=dense), max(_measured_ef(plan.ef, k, known), curve[0][0]))
+    if recall is None:
+        return None
+    near, other = known.wider(_near(known, dense=dense), recall), known.wider(kind, recall)
     return None if near is None or other is None else max(other / near, 1.0)
 
 
@@ -332,7 +346,8 @@ def expected(
     known, relied : Among
         What was measured, and what the plan rests on.
     """
-    kind: Kind = "dense" if matches >= DENSE * rows else "sparse"
+    dense = matches >= DENSE * rows
+    kind: Kind = "dense" if dense and relied is None else _near(known, dense=dense)
     if done.ef > plan.ef:
         apart = by_share(plan, k, FAR * matches / rows, rows, matches, relied, may_scan=False)
         kind = "apart" if done.ef <= apart.ef else "far"

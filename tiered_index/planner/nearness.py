@@ -7,6 +7,10 @@ filter made for it, among a million sentences, it foretold that walks of ef=168 
 .029, .065, .078, .116, .040, .046 and .129 of other queries' best ten. They missed .039, .039, .091, .100,
 .040, .043 and .102. So a walk as wide as most queries want is done for all, and a wider one after it for
 those whose best are not near enough.
+
+It is not one line where rows lie in tight clusters, and those that match are some of these, apart from each
+other: a walk ends in the wrong one, among rows as near as those of another filter whose best they are. How
+much more is missed there than the line says is measured too, for floors.
 """
 
 from __future__ import annotations
@@ -35,6 +39,9 @@ _HALVINGS = 50
 _ROUNDS = 50
 _PRIOR = 1e-3
 
+_SURE = 2.0
+"""Answers of which all was missed that the misses of one filter are drawn towards the line by."""
+
 Floats = NDArray[np.float64]
 
 
@@ -50,6 +57,8 @@ class Nearness(msgspec.Struct, frozen=True):
         a prefix score of 1.
     scores : tuple of float
         Quantiles of the prefix scores of the queries and filters that were measured, ascending.
+    worst : float
+        Times as much as the line says was missed under the filter where it says the least of it; at least 1.
     """
 
     k: int
@@ -57,6 +66,7 @@ class Nearness(msgspec.Struct, frozen=True):
     by_ef: float
     by_score: float
     scores: tuple[float, ...]
+    worst: float = 1.0
 
     def missed(self, ef: Floats | float, score: Floats | float) -> Floats:
         """Return what share of the best a walk is expected to miss; arrays are taken elementwise."""
@@ -84,7 +94,13 @@ class Steps(NamedTuple):
     scan: float
 
 
-def fit(k: int, efs: Sequence[float], scores: Sequence[float], recalls: Sequence[float]) -> Nearness | None:
+def fit(
+    k: int,
+    efs: Sequence[float],
+    scores: Sequence[float],
+    recalls: Sequence[float],
+    filters: Sequence[int] | None = None,
+) -> Nearness | None:
     """Fit the line to walks; None where they are too few, or where it does not fall as it must.
 
     Parameters
@@ -93,9 +109,12 @@ def fit(k: int, efs: Sequence[float], scores: Sequence[float], recalls: Sequence
         Results a query.
     efs, scores, recalls : sequences of float
         Of each walk its beam, the prefix score of the k-th best that it found, and its recall@k.
+    filters : sequence of int, optional
+        Which filter each walk was among the rows of; the same one by default.
     """
     held = np.isfinite(scores)
     score, recall = np.asarray(scores)[held], np.asarray(recalls)[held]
+    among = np.zeros(len(score), np.int64) if filters is None else np.asarray(filters)[held]
     ef = np.asarray(efs, np.float64)[held]
     if len(score) < LEAST_PAIRS:
         return None
@@ -109,9 +128,11 @@ def fit(k: int, efs: Sequence[float], scores: Sequence[float], recalls: Sequence
     if by_ef >= 0.0 or by_score >= 0.0:
         return None
     quantiles = np.quantile(score, (np.arange(SCORES) + 0.5) / SCORES)
-    return Nearness(
-        k, float(line[0] - np.vecdot(line[1:], middle[1:])), by_ef, by_score, tuple(quantiles.tolist())
-    )
+    begin = float(line[0] - np.vecdot(line[1:], middle[1:]))
+    found = Nearness(k, begin, by_ef, by_score, tuple(quantiles.tolist()))
+    seen, said = (np.bincount(among, told) for told in (1.0 - recall, found.missed(ef, score)))
+    worst = float(((seen + _SURE) / (said + _SURE)).max())
+    return msgspec.structs.replace(found, worst=max(worst, 1.0))
 
 
 def _logistic(terms: Floats, share: Floats) -> Floats:

@@ -7,16 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF
+from tiered_index.coarse.prefix_graph import NEAR_EF, NEAR_ROWS, SCAN_ROWS_PER_EF
 from tiered_index.coarse.selection import Selection
 from tiered_index.compiled import get_engine
 from tiered_index.limits import Limits
 from tiered_index.planner.plan import Plan
 from tiered_index.storage.segment import Segment
 from tiered_index.validate.vectors import SAFE_SQUARES
-
-_NEAR_EF = 16
-_NEAR_ROWS = 48
 
 
 class Road:
@@ -98,7 +95,7 @@ class Road:
             unit=unit,
             safe=SAFE_SQUARES,
             directions=directions,
-            near=(_NEAR_EF, _NEAR_ROWS, shares),
+            near=(NEAR_EF, NEAR_ROWS, shares),
             place=place,
             least=least,
             kept=links,
@@ -179,12 +176,8 @@ class Road:
 
     def share_near(self, prefix: NDArray[np.float32]) -> float:
         """Return which share of the rows nearest to a query may be found."""
-        if self._among is None:
-            return 1.0
-        self._segment.coarse.check()
-        return self._among.share_of(
-            self._engine.near(self._segment.coarse.fields, prefix, _NEAR_EF, _NEAR_ROWS)
-        )
+        near = None if self._among is None else self._segment.coarse.near(prefix)
+        return 1.0 if self._among is None or near is None else self._among.share_of(near)
 
 
 def road_of(segment: Segment, among: Selection | None, first: int) -> Road | None:

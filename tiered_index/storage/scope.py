@@ -58,6 +58,25 @@ class Scope(NamedTuple):
     road: Road | None
     rows: int
 
+    @property
+    def linked(self) -> bool:
+        """Whether the rows of a filter are linked among themselves."""
+        return any(part.among is not None and part.among.links is not None for part in self.parts)
+
+    def share_near(self, prefix: NDArray[np.float32], rows: int) -> float:
+        """Return which share of the rows nearest to a query may be found, of so many in all.
+
+        With several graphs it is as much less than the share of all rows as in the graph where it is so the
+        most. Where FAISS walks, nobody looks, and it is that of all rows.
+        """
+        if self.road is not None:
+            return self.road.share_near(prefix)
+        ratio = 1.0
+        for part in self.parts:
+            if part.among is not None and (near := part.tier.near(prefix)) is not None:
+                ratio = min(ratio, part.among.share_of(near) * part.tier.rows / part.rows)
+        return ratio * self.rows / rows
+
 
 def whole(segments: Sequence[LiveSegment]) -> Scope:
     """Return the scope of all rows that are not deleted."""
