@@ -132,6 +132,18 @@ def test_where_most_rows_match_queries_are_measured_by_what_is_near_them() -> No
     assert WIDER["level"] < (found.wider("dense", 0.95) or 0.0) < WIDER["apart"]
 
 
+@pytest.mark.parametrize("ef", [2, 6, 12, 17, 20])
+def test_of_narrower_walks_than_were_measured_no_more_is_said_than_they_find(known: Among, ef: int) -> None:
+    for kind, wider in WIDER.items():
+        said = known.recall(kind, ef)
+        assert said is not None
+        assert said < (known.recall(kind, EFS[0]) or 0.0)
+        if ef >= Law.everywhere[0][0]:
+            assert said == pytest.approx(law(ef / wider), abs=0.01)
+        else:
+            assert said <= ef / Law.everywhere[0][0]
+
+
 @given(
     recalls=st.lists(st.floats(0.0, 1.0), min_size=2, max_size=6),
     wanted=st.floats(0.0, 1.0),

@@ -87,10 +87,19 @@ class Among(msgspec.Struct, frozen=True):
         return min(max(_ef_for(self.kinds[kind], recall) / without, 1.0), MOST_WIDER)
 
     def recall(self, kind: Kind, ef: float) -> float | None:
-        """Return the recall to expect with a beam; None if the kind was not met."""
+        """Return the recall to expect with a beam; None if the kind was not met.
+
+        With a narrower beam than was measured it misses as many times more as one without a filter does, and
+        below what was measured without it finds the less, the narrower it is.
+        """
         if kind not in self.kinds:
             return None
-        return _recall_at(self.kinds[kind], ef)
+        curve, (narrowest, _) = self.kinds[kind], self.everywhere[0]
+        missed = 1.0 - _recall_at(curve, ef)
+        if ef < curve[0][0]:
+            without = self.everywhere_at(curve[0][0])
+            missed *= (1.0 - self.everywhere_at(ef)) / max(1.0 - without, _LEAST_MISS)
+        return max(1.0 - missed, 0.0) * min(ef / narrowest, 1.0)
 
 
 class Subject(Protocol):
