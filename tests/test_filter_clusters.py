@@ -120,3 +120,13 @@ def test_nobody_looks_around_where_most_rows_match_and_no_floor_is_asked(
     assert index.search(ASKED[0], min_recall=0.9).plan.strategy == "graph"
     with pytest.raises(AssertionError):
         index.search(ASKED[:1], where=below(40), min_recall=0.9)
+
+
+def test_estimates_of_walks_over_several_segments_count_misses_once(opened: Callable[..., ti.Index]) -> None:
+    """Of what walks did not find their recall tells, and not how scores go on beyond what was read."""
+    index, where = opened(10), below(55)
+    found = [index.search(query, where=where, min_recall=0.9) for query in ASKED]
+    walked = [one.stats.parts_walked == 1 and one.plan.strategy == "graph" for one in found]
+    assert np.mean(walked) > 0.8
+    estimated = np.mean([one.estimated_recall for one in found])
+    assert estimated == pytest.approx(recalls([one.ids for one in found], 55, 10).mean(), abs=0.05)
