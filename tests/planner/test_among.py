@@ -26,7 +26,7 @@ from tiered_index.planner.among import (
 from tiered_index.planner.filtered import MISSES_SEEN, by_share, expected, filtered, walk_floor
 from tiered_index.planner.plan import Plan
 
-WIDER = {"level": 1.25, "sparse": 2.0, "apart": 3.0, "far": 6.0}
+WIDER = {"level": 1.25, "thin": 1.5, "bare": 2.5, "sparse": 2.0, "apart": 3.0, "far": 6.0}
 ROWS = 1_000_000
 
 
@@ -42,8 +42,8 @@ class Law:
     everywhere = tuple((ef, law(ef)) for ef in (16, 32, 128, 512, 2048))
 
     def __init__(self, queries: int = 200, widest: int = 10_000) -> None:
-        self.shares = [0.6, 0.1, 0.1, 0.1]
-        self.near = np.repeat([[0.6], [0.1], [0.05], [0.01]], queries, axis=1)
+        self.shares = [0.6, 0.6, 0.6, 0.1, 0.1, 0.1]
+        self.near = np.repeat([[0.6], [0.3], [0.06], [0.1], [0.05], [0.01]], queries, axis=1)
         self.widest = widest
         self.inside: list[int] = []
         self.walked: set[tuple[int, int]] = set()
@@ -80,7 +80,7 @@ def known() -> Among:
 def test_what_follows_a_law_is_measured_as_it_does(known: Among) -> None:
     assert (known.k, known.slower, known.scan_ms) == (10, pytest.approx(3.0), 7e-6)
     assert set(known.kinds) == {"dense", *WIDER}
-    assert known.kinds["dense"] == known.kinds["level"]  # here all queries are near what matches
+    assert WIDER["level"] < (known.wider("dense", 0.95) or 0.0) < WIDER["bare"]  # some of each
     for kind, wider in WIDER.items():
         assert [ef for ef, _ in known.kinds[kind]] == list(EFS)
         for recall in (0.9, 0.95, 0.98):
@@ -93,20 +93,20 @@ def test_what_follows_a_law_is_measured_as_it_does(known: Among) -> None:
 def test_no_more_is_asked_than_is_needed() -> None:
     subject = Law(queries=500)
     measure_among(subject)
-    assert [sum(c == chosen for _, c in subject.walked) for chosen in range(4)] == [PAIRS] * 4
+    assert [sum(c == chosen for _, c in subject.walked) for chosen in range(6)] == [PAIRS] * 6
 
 
 def test_kinds_that_were_hardly_met_are_not_known() -> None:
     subject = Law()
-    subject.near[3, FEWEST_PAIRS - 1 :] = 0.1  # which makes those queries near
+    subject.near[5, FEWEST_PAIRS - 1 :] = 0.1  # which makes those queries near
     found = measure_among(subject)
     assert found is not None
-    assert set(found.kinds) == {"dense", "level", "sparse", "apart"}
+    assert set(found.kinds) == {"dense", "level", "thin", "bare", "sparse", "apart"}
     assert found.wider("far", 0.9) is None
     assert found.recall("far", 100) is None
 
 
-@pytest.mark.parametrize(("widest", "kinds"), [(EFS[0], None), (EFS[1], 5)])
+@pytest.mark.parametrize(("widest", "kinds"), [(EFS[0], None), (EFS[1], 7)])
 def test_walks_that_are_not_taken_are_not_measured(widest: int, kinds: int | None) -> None:
     found = measure_among(Law(widest=widest))
     assert (None if found is None else len(found.kinds)) == kinds
@@ -117,19 +117,8 @@ def test_kinds_tell_how_often_rows_near_a_query_match(share: float, near: float)
     *others, kind = kinds_of(share, near)
     ratio, dense = near / share, share >= DENSE
     assert others == ["dense"] * dense
-    level = "level" if dense else "sparse"
-    assert kind == (level if ratio >= NEAR else "apart" if ratio >= FAR else "far")
-
-
-def test_where_most_rows_match_queries_are_measured_by_what_is_near_them() -> None:
-    """All of them say what to expect where nobody looks, and those apart what it takes where one does."""
-    subject = Law()
-    subject.near[0, ::2] = 0.3
-    found = measure_among(subject)
-    assert found is not None
-    assert found.wider("level", 0.95) == pytest.approx(WIDER["level"], rel=0.02)
-    assert found.wider("apart", 0.95) == pytest.approx(WIDER["apart"], rel=0.02)
-    assert WIDER["level"] < (found.wider("dense", 0.95) or 0.0) < WIDER["apart"]
+    level, apart, far = ("level", "thin", "bare") if dense else ("sparse", "apart", "far")
+    assert kind == (level if ratio >= NEAR else apart if ratio >= FAR else far)
 
 
 @pytest.mark.parametrize("ef", [2, 6, 12, 17, 20])
@@ -173,7 +162,8 @@ def test_a_floor_is_planned_by_what_was_measured(known: Among, floor: float) -> 
         assert expected(plan, plan, 10, ROWS, matches, known, known) == pytest.approx(
             law(plan.ef / WIDER[kind]), abs=1e-6
         )
-        for ratio, other in ((0.5, "apart"), (0.01, "far")):
+        others = ("thin", "bare") if kind == "level" else ("apart", "far")
+        for ratio, other in zip((0.5, 0.01), others, strict=True):
             wider = by_share(plan, 10, ratio * matches / ROWS, ROWS, matches, known, may_scan=False)
             assert wider.ef == pytest.approx(plan.ef * WIDER[other] / WIDER[kind], rel=0.05)
             assert expected(plan, wider, 10, ROWS, matches, known, known) == pytest.approx(
@@ -183,11 +173,34 @@ def test_a_floor_is_planned_by_what_was_measured(known: Among, floor: float) -> 
 
 def test_a_calibration_that_knows_no_walks_among_many_rows_by_what_is_near_does_as_well(known: Among) -> None:
     """As earlier versions made them."""
-    kinds = {kind: curve for kind, curve in known.kinds.items() if kind != "level"}
-    earlier = msgspec.structs.replace(known, kinds=kinds)
+    kinds = {kind: curve for kind, curve in known.kinds.items() if kind not in ("level", "thin", "bare")}
+    earlier = msgspec.structs.replace(known, kinds={**kinds, "dense": known.kinds["level"]})
     for matches in (700_000, 200_000):
         plans = [filtered(plan_of(40), 10, ROWS, matches, 0.95, None, one, 0.1) for one in (known, earlier)]
         assert plans[0] == plans[1]
+        for share in (0.5, 0.1):
+            wider = [
+                by_share(plans[0], 10, share * matches / ROWS, ROWS, matches, one, may_scan=True)
+                for one in (known, earlier)
+            ]
+            assert wider[0].ef <= wider[1].ef  # among fewer rows no more is found
+
+
+def test_queries_that_have_nothing_to_do_with_most_rows_are_scanned_if_walks_do_not_find_them(
+    known: Among,
+) -> None:
+    matches = 700_000
+    plan = filtered(plan_of(300), 10, ROWS, matches, 0.95, None, known, 0.1)
+    walked = by_share(plan, 10, 0.0, ROWS, matches, known, may_scan=True)
+    assert (walked.strategy, walked.ef) == ("graph", pytest.approx(2.0 * plan.ef, rel=0.05))
+    flat = tuple((ef, 0.6) for ef in EFS)
+    hard = msgspec.structs.replace(known, kinds={**known.kinds, "bare": flat})
+    assert by_share(plan, 10, 0.0, ROWS, matches, hard, may_scan=True).strategy == "scan"
+    unmet = msgspec.structs.replace(known, kinds={kind: known.kinds[kind] for kind in ("level", "far")})
+    far = by_share(plan, 10, 0.0, ROWS, matches, unmet, may_scan=True)
+    assert (far.strategy, far.ef) == ("graph", pytest.approx(6.0 / 1.25 * plan.ef, rel=0.05))
+    few = 40_000  # which is less than such a walk
+    assert by_share(plan, 10, 0.0, 2 * few, few, known, may_scan=True).strategy == "scan"
 
 
 def test_what_is_quicker_is_chosen_by_what_was_measured(known: Among) -> None:

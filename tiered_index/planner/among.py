@@ -19,15 +19,19 @@ from numpy.typing import NDArray
 
 from tiered_index.planner.nearness import Nearness, fit
 
-Kind = Literal["dense", "level", "sparse", "apart", "far"]
+Kind = Literal["dense", "level", "thin", "bare", "sparse", "apart", "far"]
 
 DENSE = 0.5
 """So many of all rows match: a walk hardly notices."""
 
 NEAR, FAR = 0.8, 0.25
-"""How often rows near the query match, as often as all rows do being 1: "apart" is below `NEAR`, "far" below
-`FAR`. Of the others those are "sparse" where fewer rows match, and "level" where so many do, which together
-with the apart and the far of such filters are "dense": nobody looked what is near."""
+"""How often rows near the query match, as often as all rows do being 1: where fewer rows match, "apart" is
+below `NEAR`, "far" below `FAR`, and "sparse" the rest; where so many do, these are "thin", "bare" and
+"level", and all together "dense": nobody looked what is near."""
+
+OF_FEW: tuple[Kind, ...] = ("sparse", "apart", "far")
+OF_MANY: tuple[Kind, ...] = ("level", "thin", "bare")
+"""Kinds by what is near, where fewer rows match, and where so many do."""
 
 EFS = (24, 48, 96, 192, 384, 768)
 PAIRS = 96
@@ -134,9 +138,9 @@ class Subject(Protocol):
 
 def kinds_of(share: float, near: float) -> tuple[Kind, ...]:
     """Return the kinds of a filter for a query, by the shares of all rows and of those near it that match."""
-    ratio, dense = near / share, share >= DENSE
-    kind: Kind = "far" if ratio < FAR else "apart" if ratio < NEAR else "level" if dense else "sparse"
-    return ("dense", kind) if dense else (kind,)
+    ratio = near / share
+    step = 2 if ratio < FAR else 1 if ratio < NEAR else 0
+    return ("dense", OF_MANY[step]) if share >= DENSE else (OF_FEW[step],)
 
 
 def measure_among(subject: Subject, *, near: bool = False) -> Among | None:

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tiered_index.planner.among import DENSE, FAR, NEAR, Among, Kind
+from tiered_index.planner.among import DENSE, FAR, NEAR, OF_FEW, OF_MANY, Among, Kind
 from tiered_index.planner.nearness import WIDER, WIDEST, steps_for
 from tiered_index.planner.plan import MAX_EF, Plan
 
@@ -82,6 +82,9 @@ so the nearer that is to all. With a floor the beam is that of a plan that was m
 
 _WIDER_FAR, _WIDER_APART_LINKED = 4 / 3, 1.2
 _WIDEST = 4.0
+
+_ENOUGH = 0.01
+"""So much less than others a walk may find for it to find as much."""
 
 _SCAN_MS_PER_ROW = 2e-5
 _BUDGET_SHARE = 0.5
@@ -160,7 +163,7 @@ def filtered(
             growth = _DENSE_GROWTH * min((1.0 - matches / rows) / (1.0 - DENSE), 1.0)
         wider *= max(rows / _ROWS_KNOWN, 1.0) ** growth
     elif known is not None:
-        wider = known.wider(_near(known, dense=dense), walk_floor(floor)) or wider
+        wider = known.wider(_kind(known, 0, dense=dense), walk_floor(floor)) or wider
         misses = k * max((1.0 - WALK_MISSES) * (1.0 - floor), 0.0002) / MISSES_SEEN
     ef = int(wider * plan.ef)
     scans = matches <= _scan_rows_per_ef(linked=linked, dense=dense) * ef
@@ -240,11 +243,15 @@ def by_share(
     if ratio >= NEAR:
         return plan
     dense = matches >= DENSE * rows
-    wider = _wider(plan, k, "apart", known, dense=dense) or (_WIDER_APART_LINKED if linked else _WIDER_FAR)
+    wider = _wider(plan, k, 1, known, dense=dense) or (_WIDER_APART_LINKED if linked else _WIDER_FAR)
     if ratio < FAR:
-        wider = _wider(plan, k, "far", known, dense=dense) or _WIDEST
-        # a walk by links finds them, unless the query has nothing to do with any
-        most = LINKED_SCAN_ROWS_PER_EF * wider if linked and share > 0.0 else MAX_SCAN_ROWS_PER_EF
+        wider = _wider(plan, k, 2, known, dense=dense) or _WIDEST
+        most: float = MAX_SCAN_ROWS_PER_EF
+        if dense and known is not None and _finds(plan, k, wider, known):
+            most = DENSE_SCAN_ROWS_PER_EF * wider
+        elif linked and share > 0.0:
+            # a walk by links finds them, unless the query has nothing to do with any
+            most = LINKED_SCAN_ROWS_PER_EF * wider
         if may_scan and matches <= most * plan.ef:
             candidates = max(plan.candidates, _SCANNED_CANDIDATES)
             return msgspec.structs.replace(plan, strategy="scan", ef=candidates, candidates=candidates)
@@ -311,20 +318,36 @@ def _as_wide(plan: Plan, ef: int, matches: int) -> Plan:
     return msgspec.structs.replace(plan, ef=ef, candidates=ef)
 
 
-def _near(known: Among, *, dense: bool) -> Kind:
-    """Return the kind of walks among so many rows where the query is near them."""
-    return "sparse" if not dense else "level" if "level" in known.kinds else "dense"
+def _kind(known: Among, step: int, *, dense: bool) -> Kind:
+    """Return the kind of walks where the query is near what matches, or one or two steps further from it."""
+    kind = OF_MANY[step]
+    if dense and kind not in known.kinds:  # among fewer rows no more is found
+        kind = ("dense", *OF_FEW[1:])[step]
+    return kind if dense else OF_FEW[step]
 
 
-def _wider(plan: Plan, k: int, kind: Kind, known: Among | None, *, dense: bool) -> float | None:
+def _wider(plan: Plan, k: int, step: int, known: Among | None, *, dense: bool) -> float | None:
     """Return times as wide a beam as the plan's has the recall that its has where the query is near."""
-    if known is None or (curve := known.kinds.get(_near(known, dense=dense))) is None:
+    near = None if known is None else _kind(known, 0, dense=dense)
+    if known is None or near is None or near not in known.kinds:
         return None
-    recall = known.recall(_near(known, dense=dense), max(_measured_ef(plan.ef, k, known), curve[0][0]))
-    if recall is None:
-        return None
-    near, other = known.wider(_near(known, dense=dense), recall), known.wider(kind, recall)
-    return None if near is None or other is None else max(other / near, 1.0)
+    narrowest = known.kinds[near][0][0]
+    recall = known.recall(near, max(_measured_ef(plan.ef, k, known), narrowest)) or 0.0
+    without, other = known.wider(near, recall), known.wider(_kind(known, step, dense=dense), recall)
+    return None if without is None or other is None else max(other / without, 1.0)
+
+
+def _finds(plan: Plan, k: int, wider: float, known: Among) -> bool:
+    """Return whether so much wider a walk among many rows, few of them near, finds what others do.
+
+    Where such queries were hardly met, they are few, and nothing speaks against it.
+    """
+    if OF_MANY[2] not in known.kinds:
+        return True
+    found = known.recall(OF_MANY[2], _measured_ef(wider * plan.ef, k, known)) or 0.0
+    return (
+        found >= (known.recall(_kind(known, 0, dense=True), _measured_ef(plan.ef, k, known)) or 1.0) - _ENOUGH
+    )
 
 
 def _measured_ef(ef: float, k: int, known: Among) -> float:
@@ -347,10 +370,10 @@ def expected(
         What was measured, and what the plan rests on.
     """
     dense = matches >= DENSE * rows
-    kind: Kind = "dense" if dense and relied is None else _near(known, dense=dense)
+    kind: Kind = "dense" if dense and relied is None else _kind(known, 0, dense=dense)
     if done.ef > plan.ef:
         apart = by_share(plan, k, FAR * matches / rows, rows, matches, relied, may_scan=False)
-        kind = "apart" if done.ef <= apart.ef else "far"
+        kind = _kind(known, 1 if done.ef <= apart.ef else 2, dense=dense)
     return known.recall(kind, _measured_ef(done.ef, k, known))
 
 
