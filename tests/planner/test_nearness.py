@@ -61,6 +61,8 @@ def test_a_filter_under_which_more_is_missed_than_the_line_says_is_noticed() -> 
     found = fit(10, efs.tolist(), scores.tolist(), np.maximum(recalls, 0.0).tolist(), filters.tolist())
     assert found is not None
     assert 1.4 < found.worst < 1.9  # the line has moved towards it
+    others = fit(10, efs.tolist(), scores.tolist(), np.maximum(recalls, 0.0).tolist(), [-1] * len(efs))
+    assert others == msgspec.structs.replace(found, worst=1.0)
 
     def steps(worst: float, *, kept: bool) -> tuple[float, float, float]:
         known = msgspec.structs.replace(KNOWN, nearness=msgspec.structs.replace(LINE, worst=worst))

@@ -162,7 +162,8 @@ def measure_among(subject: Subject, *, near: bool = False) -> Among | None:
                     alone = subject.walk_all(query, ef)
                     for kind in kinds_met:
                         walked[kind, ef].append((recall, ms, *alone))
-                    nearness.append((ef, score, recall, chosen))
+                    # where so many rows match it is looked around instead
+                    nearness.append((ef, score, recall, chosen if subject.shares[chosen] < DENSE else -1))
     kinds: dict[Kind, Curve] = {}
     slower = [1.0]
     for kind in get_args(Kind):

@@ -110,7 +110,8 @@ def fit(
     efs, scores, recalls : sequences of float
         Of each walk its beam, the prefix score of the k-th best that it found, and its recall@k.
     filters : sequence of int, optional
-        Which filter each walk was among the rows of; the same one by default.
+        Which filter each walk was among the rows of, -1 where `worst` is not to tell of it; the same one by
+        default.
     """
     held = np.isfinite(scores)
     score, recall = np.asarray(scores)[held], np.asarray(recalls)[held]
@@ -130,9 +131,12 @@ def fit(
     quantiles = np.quantile(score, (np.arange(SCORES) + 0.5) / SCORES)
     begin = float(line[0] - np.vecdot(line[1:], middle[1:]))
     found = Nearness(k, begin, by_ef, by_score, tuple(quantiles.tolist()))
-    seen, said = (np.bincount(among, told) for told in (1.0 - recall, found.missed(ef, score)))
-    worst = float(((seen + _SURE) / (said + _SURE)).max())
-    return msgspec.structs.replace(found, worst=max(worst, 1.0))
+    told = among >= 0
+    seen, said = (
+        np.bincount(among[told], misses[told]) for misses in (1.0 - recall, found.missed(ef, score))
+    )
+    worst = float(((seen + _SURE) / (said + _SURE)).max(initial=1.0))
+    return msgspec.structs.replace(found, worst=worst)
 
 
 def _logistic(terms: Floats, share: Floats) -> Floats:
