@@ -289,10 +289,10 @@ def test_rows_that_are_met_again_are_found_once(index: ti.Index, tier: CoarseTie
 
     def with_a_small_table() -> list[Any]:
         found = walks() + hits()  # makes room
-        room = engine._room
+        room = engine.own.room
         room.table = room._placed(room.table[: layout.MIN_TABLE], layout.TABLE, layout.TABLE_SIZE)
         again = walks() + hits()
-        assert len(engine._room.table) == layout.MIN_TABLE
+        assert len(engine.own.room.table) == layout.MIN_TABLE
         assert all(len(set(one)) == len(one) for one in again)
         return found + again
 
