@@ -402,8 +402,8 @@ def test_room_grows(make: Callable[..., ti.Index], data: tuple, monkeypatch: pyt
     index.calibrate(data[1], k=(10,), seconds=2.0)
     plans = [{"ef": 140}, {"min_recall": 0.9}]
     expected = [index.search(query, **plan).ids.tolist() for plan in plans for query in data[1]]
-    room = type(compiled.room)()
-    monkeypatch.setattr(compiled, "room", room)
+    room = type(compiled.own.room)()
+    monkeypatch.setattr(compiled.own, "room", room)
     found = [index.search(query, **plan).ids.tolist() for plan in plans for query in data[1]]
     assert found == expected
     assert len(room.beam) >= 280
