@@ -258,20 +258,22 @@ def test_rows_are_made_by_the_thread_that_adds_them(
 
     def encode(texts: list[str]) -> np.ndarray:
         encoders.append(threading.current_thread())
-        return vectors[: len(texts)]
+        return np.resize(vectors, (len(texts), DIM))
 
     texts = ti.TextIndex.over(index, ti.CallableEncoder(encode, dim=DIM, name="slow"))
-    other = threading.Thread(target=texts.add_texts, args=([1], ["a"]))
+    other = threading.Thread(target=texts.add_texts, args=(range(1_100), ["a"] * 1_100))
 
     def slowly(_: object) -> int:
         other.start()
-        time.sleep(0.2)  # for it to come here
+        while not encoders:
+            time.sleep(0.001)
+        time.sleep(0.3)  # for it to come here
         return 0
 
     index._writer.run(slowly)
     other.join()
-    assert encoders == [other]
-    assert len(index) == 1
+    assert encoders == [other, other]  # the first thousand before the write begins, the rest in it
+    assert len(index) == 1_100
 
 
 def test_a_source_may_not_write_to_its_index(
