@@ -302,6 +302,30 @@ def test_a_source_may_not_write_to_its_index(
     assert len(index) == 2
 
 
+def test_a_write_beside_a_merge_raises_nothing_that_its_caller_is_handling(
+    make_index: Callable[..., ti.Index], vectors: np.ndarray
+) -> None:
+    index = make_index()
+    held, done = threading.Event(), threading.Event()
+
+    def merge() -> None:
+        with index._writer._merging:
+            held.set()
+            done.wait()
+
+    other = threading.Thread(target=merge)
+    other.start()
+    held.wait()
+    try:
+        raise ValueError("of the caller")
+    except ValueError:
+        index.add([1], vectors[:1])
+    finally:
+        done.set()
+        other.join()
+    assert len(index) == 1
+
+
 def test_a_merge_that_ctrl_c_ends_leaves_nothing(
     make_index: Callable[..., ti.Index], vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

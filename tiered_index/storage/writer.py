@@ -306,16 +306,19 @@ class Writer:
 
     def _maintain(self) -> None:
         """Merge what the policy wants merged. The commit before it is durable whatever happens here."""
+        held = True  # for all that is known: Ctrl-C may come between any two steps
         try:
             try:
-                # inside, and let go of also where it was not to be had: Ctrl-C may come between two steps
-                if self._merging.acquire(blocking=False):
+                held = self._merging.acquire(
+                    blocking=False
+                )  # not where optimize() is at it in another thread
+                if held:
                     self._merge_wanted()
             finally:
-                self._merging.release()
-        except RuntimeError as error:  # it is not this thread's: optimize() is at it in another
-            if error.__context__ is not None:
-                raise error.__context__ from None
+                if held:
+                    self._merging.release()
+        except RuntimeError as error:  # Ctrl-C came before it was held, and is what counts
+            raise error.__context__ or error from None
 
     def _merge_wanted(self) -> None:
         try:
