@@ -85,7 +85,7 @@ def test_exact_answers_of_filters_are_exact(index: ti.Index, data: tuple) -> Non
 
 def test_masks_hold_no_query_and_nothing_deleted(index: ti.Index) -> None:
     own = np.arange(1, 4_000, 40)
-    masks = filters._masks(index._current.get(), own)
+    masks = filters._masks(index._current.get(), 0, own)
     for mask in masks:
         assert not mask[own].any()
         assert not mask[::997].any()
@@ -102,9 +102,9 @@ def test_topics_that_were_deleted_are_no_filters(index: ti.Index, monkeypatch: p
     """Whatever is left of the rows, filters that hold none of them are left out."""
     snapshot = index._current.get()
     (live,) = snapshot.segments
-    topic = filters._masks(snapshot, None)[len(filters.RANDOM)]
+    topic = filters._masks(snapshot, 0, None)[len(filters.RANDOM)]
     monkeypatch.setattr(live, "live", live.live & ~topic)
-    left = filters._masks(snapshot, None)
+    left = filters._masks(snapshot, 0, None)
     made = len(filters.RANDOM) + filters.TOPICS + filters.OTHERS + len(filters.UNIONS)
     assert 0 < len(left) < made
     assert all(mask.any() for mask in left)

@@ -130,3 +130,26 @@ def test_estimates_of_walks_over_several_segments_count_misses_once(opened: Call
     assert np.mean(walked) > 0.8
     estimated = np.mean([one.estimated_recall for one in found])
     assert estimated == pytest.approx(recalls([one.ids for one in found], 55, 10).mean(), abs=0.05)
+
+
+@pytest.mark.parametrize("tail", [10, 5_000])
+def test_an_index_of_several_segments_measures_filters_too(
+    opened: Callable[..., ti.Index], tail: int
+) -> None:
+    """By the largest, with queries of which one in ten is a row, of that segment or of another."""
+    index = opened(tail)
+    rows = np.concatenate([VECTORS[:10], VECTORS[ROWS : ROWS + 10]])
+    index.calibrate(np.concatenate([rows, QUERIES[200:380]]), k=(1, 10))
+    chooser = index._planning.chooser
+    known = None if chooser is None else chooser.calibration.among
+    assert known is not None
+    assert known.linked is not None
+    assert known.linked.nearness is not None
+    recalled = [recall for _, recall in known.everywhere]
+    assert 0.8 < recalled[0] < recalled[-1] == pytest.approx(1.0, abs=0.01)
+    for topic, floor in ((40, 0.9), (55, 0.9), (55, 0.95)):
+        found = [index.search(query, where=below(topic), min_recall=floor) for query in ASKED]
+        seen = recalls([one.ids for one in found], topic, tail)
+        assert seen.mean() >= floor - 2 * seen.std() / math.sqrt(len(seen))
+        assert np.mean([one.estimated_recall for one in found]) <= seen.mean() + 0.03
+        assert index.explain(where=below(topic), min_recall=floor).plan.strategy == "graph"

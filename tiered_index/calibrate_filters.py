@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from pyroaring import BitMap
 
 from tiered_index.blas import product
-from tiered_index.exact import exact_among
+from tiered_index.exact import exact_among, without_own
 from tiered_index.planner.among import EFS, Among, Curve, measure_among
 from tiered_index.storage.live import ROW_BITS, ROW_MASK
 from tiered_index.storage.matching import Matching
+from tiered_index.storage.road import road_of
 from tiered_index.storage.snapshot import Snapshot
 from tiered_index.validate.vectors import Floats
 
@@ -56,6 +57,9 @@ def calibrate_filters(
 ) -> Among | None:
     """Measure walks among the rows of filters; None where filters are not walked by the compiled engine.
 
+    Of several segments the one with the most rows is measured, by itself: with the same beam, walks of all
+    find no less than those of one.
+
     Parameters
     ----------
     snapshot : Snapshot
@@ -69,13 +73,17 @@ def calibrate_filters(
     k : int
         Results a query.
     everywhere : tuple of (int, float)
-        Recall by ef without a filter.
+        Recall by ef without a filter, of all segments.
     """
-    if snapshot.scope.road is None or snapshot.rows < LEAST_INDEXED:
+    number = _largest(snapshot)
+    live = snapshot.segments[number]
+    walked = live.segment.coarse.has_graph and road_of(live.segment, None, 0) is not None
+    if live.rows < LEAST_INDEXED or not walked:
         return None
     count = min(QUERIES, len(truth))
-    masks = _masks(snapshot, None if own is None else own[:count])
-    subject = _Subject(snapshot, queries[:count], own, truth[:count, :k], masks, everywhere)
+    own = None if own is None else own[:count]
+    masks = _masks(snapshot, number, own)
+    subject = _Subject(snapshot, number, queries[:count], own, truth[:count, :k], masks, everywhere)
     found = measure_among(subject)
     if found is None:
         return None
@@ -85,9 +93,12 @@ def calibrate_filters(
     return msgspec.structs.replace(found, linked=linked)
 
 
-def _masks(snapshot: Snapshot, own: NDArray[np.int64] | None) -> list[NDArray[np.bool_]]:
-    """Return which rows of the graph's segment match each filter."""
-    number = _graph_of(snapshot)
+def _largest(snapshot: Snapshot) -> int:
+    return max(range(len(snapshot.segments)), key=lambda number: snapshot.segments[number].rows)
+
+
+def _masks(snapshot: Snapshot, number: int, own: NDArray[np.int64] | None) -> list[NDArray[np.bool_]]:
+    """Return which rows of a segment match each filter."""
     live = snapshot.segments[number]
     rows, random = live.segment.rows, np.random.default_rng(_SEED)
     masks = [random.random(rows) < share for share in RANDOM]
@@ -116,17 +127,13 @@ def _masks(snapshot: Snapshot, own: NDArray[np.int64] | None) -> list[NDArray[np
     return [mask for mask in masks if mask.sum() >= _LEAST_SHARE * live.rows]
 
 
-def _graph_of(snapshot: Snapshot) -> int:
-    (part,) = snapshot.scope.parts
-    return next(i for i, live in enumerate(snapshot.segments) if live.segment.coarse is part.tier)
-
-
 class _Subject:
-    """A snapshot with filters, as the planner sees it."""
+    """One segment of a snapshot with filters, as the planner sees it."""
 
     def __init__(
         self,
         snapshot: Snapshot,
+        number: int,
         queries: Floats,
         own: NDArray[np.int64] | None,
         truth: NDArray[np.int64],
@@ -134,14 +141,12 @@ class _Subject:
         everywhere: Curve,
     ) -> None:
         k = self.k = truth.shape[1]
-        self.everywhere = everywhere
+        live = snapshot.segments[number]
         self._links = False
         self._own = own  # each finds itself among all rows
-        self._truth_of_all = truth
-        number = _graph_of(snapshot)
         self._queries = queries
         self._prefixes = snapshot.prefixes(queries, snapshot.config.prefix_dim)
-        self._all: Any = snapshot.scope.road
+        self._all: Any = snapshot.scope.road or road_of(live.segment, live.selection(), number << ROW_BITS)
         found = []
         for mask in masks:
             rows = [BitMap() for _ in snapshot.segments]
@@ -149,9 +154,23 @@ class _Subject:
             found.append(Matching(tuple(rows), snapshot.segments))
         self._matching = found  # for as long as their addresses are used
         self._roads: list[Any] = [matching.scope.road for matching in found]
-        self.shares: Sequence[float] = [matching.count / snapshot.rows for matching in found]
+        self.shares: Sequence[float] = [matching.count / live.rows for matching in found]
         self.near = np.array([[road.share_near(prefix) for prefix in self._prefixes] for road in self._roads])
-        self._truth = exact_among(snapshot, queries, k, number, masks)
+        self._truth_of_all, self.everywhere = truth, everywhere
+        if snapshot.scope.road is not None:
+            self._truth = exact_among(snapshot, queries, k, number, masks)
+            return
+        # what was measured so far is of all segments
+        held = np.ones(live.segment.rows, bool) if live.live is None else live.live
+        *best, of_all = exact_among(snapshot, queries, k + 1, number, [*masks, held])
+        self._truth = [rows[:, :k] for rows in best]
+        self._truth_of_all = of_all[:, :k] if own is None else without_own(of_all, own)
+        self.everywhere = self._curve()
+
+    def _curve(self) -> Curve:
+        efs = [ef for ef in EFS if self._all.takes(self.k + 1, ef, scan=False)]
+        asked = range(len(self._queries))
+        return tuple((ef, float(np.mean([self.walk_all(query, ef)[0] for query in asked]))) for ef in efs)
 
     def by_links(self) -> bool:
         """Walk by links from now on, among those filters that have some; return whether any does."""

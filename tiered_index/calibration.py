@@ -15,7 +15,7 @@ from tiered_index.calibrate_filters import calibrate_filters, filters_seconds
 from tiered_index.coarse.prefix_graph import SCAN_ROWS_PER_EF
 from tiered_index.config import Budget
 from tiered_index.decision import Decision
-from tiered_index.exact import exact_search
+from tiered_index.exact import exact_search, without_own
 from tiered_index.limits import NO_LIMITS
 from tiered_index.machine import fingerprint
 from tiered_index.planner.calibrate import SKETCH_FRACTIONS, measure, recall_by_ef
@@ -176,7 +176,7 @@ def _truth(
             source: Source = "stored" if np.mean(own >= 0) > _HARDLY_OTHERS else "given"
             queries = queries._replace(own=own, source=source)
     if queries.own is not None:
-        found = _without(found, queries.own[:done])
+        found = without_own(found, queries.own[:done])
     return found[:, :k], queries, Times.of(single)
 
 
@@ -198,14 +198,6 @@ def _rows_asked(
         same = apart <= rounded * np.abs(queries[asked]).max(axis=1)
         own[asked[same]] = addresses[same]
     return own
-
-
-def _without(addresses: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Drop each query's own row, or the last where it was not found, from its answers."""
-    dropped = addresses == own[:, None]
-    dropped[~dropped.any(axis=1), -1] = True
-    kept: NDArray[np.int64] = addresses[~dropped].reshape(len(addresses), -1)
-    return kept
 
 
 class _Subject:

@@ -93,6 +93,14 @@ def exact_among(
     return [one.ranked()[0] for one in best]
 
 
+def without_own(addresses: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Drop each query's own row, or the last where it was not found, from its answers."""
+    dropped = addresses == own[:, None]
+    dropped[~dropped.any(axis=1), -1] = True
+    kept: NDArray[np.int64] = addresses[~dropped].reshape(len(addresses), -1)
+    return kept
+
+
 def _scores(queries: Floats, vectors: NDArray[Any], norms: Floats | None) -> Floats:
     scores = product(queries, vectors.astype(np.float32, copy=False).T)
     if norms is not None:
