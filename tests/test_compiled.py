@@ -603,6 +603,25 @@ def test_importing_does_not_import_numba() -> None:
     assert run(code).strip() == "False"
 
 
+def test_a_walk_takes_neither_faiss_nor_arrow_s_functions(
+    index: ti.Index, data: tuple, tmp_path: Path
+) -> None:
+    """Which each process would hold; a batch and a filter have them imported."""
+    np.save(tmp_path / "queries.npy", data[1][:40])
+    code = (
+        "import json, sys, numpy as np, tiered_index as ti\n"
+        "index = ti.open(sys.argv[1], mode='r')\n"
+        "queries = np.load(sys.argv[2])\n"
+        "found = [index.search(query) for query in queries]\n"
+        "loaded = [name in sys.modules for name in ('faiss', 'pyarrow.compute', 'numba')]\n"
+        "print(json.dumps([[one.ids.tolist() for one in found], found[0].plan.strategy, loaded]))"
+    )
+    ids, strategy, loaded = json.loads(run(code, index.path, tmp_path / "queries.npy"))
+    assert strategy == "graph"
+    assert loaded == [False, False, False]
+    assert ids == [index.search(query).ids.tolist() for query in data[1][:40]]
+
+
 def test_switched_off_numba_is_not_imported(index: ti.Index, data: tuple, tmp_path: Path) -> None:
     np.save(tmp_path / "query.npy", data[1][0])
     code = (

@@ -424,14 +424,14 @@ def test_threads_share_the_bits_that_were_made_first(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(selections.np, "packbits", slow)
     addresses = [selection.settings(scan=False)["live"], made[1]]
-    assert addresses == [selection._bits()[0].ctypes.data] * 2
+    assert addresses == [selection._bits().ctypes.data] * 2
 
 
 def test_a_selection_of_any_size() -> None:
     for total in (1, 31, 32, 33, 64, 1_000):
         rows = np.unique([0, total // 2, total - 1]).astype(np.int32)
         selection = Selection(total, rows)
-        bits, _ = selection._bits()
+        bits = selection._bits()
         assert len(bits) % 4 == 0
         assert np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist() == rows.tolist()
         assert selection.settings(scan=False)["seeds"].tolist() == rows.tolist()

@@ -323,6 +323,27 @@ def test_a_forked_child_can_search_after_a_parallel_search(graph_index: ti.Index
     assert done.returncode == 0
 
 
+def test_a_forked_child_can_scan_after_its_parent_used_faiss_itself(
+    graph_index: ti.Index, tmp_path: Path
+) -> None:
+    """The child imports this package's part of it, and must not look for the threads that the parent had."""
+    script = (
+        "import os, sys, warnings, faiss, numpy as np, tiered_index as ti\n"
+        "warnings.simplefilter('ignore')\n"
+        f"queries = np.random.default_rng(0).normal(size=(512, {DIM})).astype('f4')\n"
+        "faiss.omp_set_num_threads(2)\n"
+        "faiss.knn(queries, queries, 10)\n"
+        "index = ti.open(sys.argv[1], mode='r')\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    found = index.search(queries, k=10, ef=10_000)\n"
+        "    os._exit(0 if found.plan.strategy == 'scan' else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(graph_index.path)], timeout=60, check=False)
+    assert done.returncode == 0
+
+
 @given(
     kind=st.sampled_from(["str", "int64"]),
     sizes=st.lists(st.integers(0, 30), min_size=1, max_size=4),

@@ -589,6 +589,9 @@ NOT_SOURCES: dict[str, tuple[Make, dict[str, Any]]] = {
     "no vector column": (lambda table, folder: table.drop_columns("vector"), {}),
     "two vector columns": (lambda table, folder: two(table, ("a", "b")), {}),
     "two vector columns of one name": (lambda table, folder: two(table, ("vector", "vector")), {}),
+    "ids of .npy by a column": (lambda table, folder: save(np.ones((9, 64)), folder), {"id_column": "key"}),
+    "vectors of an array by a column": (lambda table, folder: np.ones((9, 64)), {"vector_column": "vector"}),
+    "metadata of an array": (lambda table, folder: np.ones((9, 64)), {"columns": ["title"]}),
     "no such metadata": (lambda table, folder: table, {"columns": ["title", "price"]}),
     "DataFrame that Arrow cannot take": (
         lambda table, folder: pd.DataFrame({"id": [1, "a"], "vector": [[1.0, 2.0]] * 2}),

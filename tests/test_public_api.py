@@ -41,7 +41,7 @@ LAYERS = [
     ["coarse", "full"],
     ["compiled", "filters", "machine", "validate", "planner", "testing"],
     ["sketch"],
-    ["blas", "config", "encoding", "forkable", "limits", "mapped", "resident", "rotation"],
+    ["blas", "config", "encoding", "forkable", "lazily", "limits", "mapped", "resident", "rotation"],
     ["errors"],
 ]
 

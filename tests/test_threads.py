@@ -6,6 +6,7 @@ import ast
 import errno
 import fcntl
 import gc
+import math
 import os
 import shutil
 import threading
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pytest
 
 import tiered_index as ti
-from tiered_index import blas, recalibrate
+from tiered_index import blas, lazily, recalibrate
 from tiered_index.planning import LIVE_QUERIES, Planning
 from tiered_index.rotation import fit_rotation
 from tiered_index.storage.commit import Store
@@ -481,6 +482,26 @@ def test_a_fork_waits_for_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np.linalg, "eigh", watched)
     fit_rotation(np.eye(4, dtype=np.float32))
     assert free == [False]
+
+
+def test_a_fork_waits_for_what_is_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, asked = [], []
+
+    def watched(name: str) -> Any:
+        other = threading.Thread(target=lambda: free.append(lazily._importing.acquire(blocking=False)))
+        other.start()
+        other.join()
+        asked.append(name)
+        return math
+
+    monkeypatch.setattr(lazily, "import_module", watched)
+    module: Any = lazily.Lazily("some.module")
+    assert asked == []
+    assert module.floor(2.5) == module.trunc(2.5) == 2
+    assert asked == ["some.module"]
+    assert free == [False]
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        _ = module.nothing_like_it
 
 
 def test_nothing_is_cached_under_a_lock_that_a_fork_may_leave_held() -> None:

@@ -90,9 +90,9 @@ def open_source(source: Any, columns: Columns) -> Source:
             return _parquet(_parquet_files(path), columns)
         if columns.texts:
             raise SourceError(f"{path}: holds no texts")
-        return _array(read_npy(path), path)
+        return _array(read_npy(path), columns, path)
     if isinstance(source, np.ndarray) and not columns.texts:
-        return _array(source, "the array")
+        return _array(source, columns, "the array")
     if isinstance(source, pa.RecordBatch | pa.Table):
         return _stream(source.__arrow_c_stream__, columns, source.num_rows)
     if hasattr(source, "__arrow_c_stream__"):
@@ -122,7 +122,11 @@ def read_npy(path: str) -> np.ndarray[Any, Any]:
         raise SourceError(f"{path}: {what}") from error
 
 
-def _array(array: np.ndarray[Any, Any], name: str) -> Source:
+def _array(array: np.ndarray[Any, Any], columns: Columns, name: str) -> Source:
+    asked = None if columns.id_column == ID_COLUMN else columns.id_column  # the default numbers its rows
+    for column in (asked, columns.vector_column, *(columns.metadata or ())):
+        if column is not None:
+            raise SourceError(f"{name}: an array has no columns, and so none named {column!r}")
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise SourceError(f"{name}: must be a matrix of numbers, not {array.dtype} of shape {array.shape}")
 

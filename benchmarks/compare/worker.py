@@ -44,7 +44,8 @@ class Worker:
 
     def __init__(self, system: str, folder: Path, data: Path) -> None:
         self._data = data
-        self._queries = np.load(data / "queries.npy")
+        # mapped: workers share them, so that they count for no system
+        self._queries = np.asarray(np.load(data / "queries.npy", mmap_mode="r"))
         self._cores = os.sched_getaffinity(0)
         started = perf_counter()
         self._peer: Peer = make_peer(system, folder, self._queries.shape[1], len(self._cores))

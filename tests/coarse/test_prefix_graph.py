@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tiered_index as ti
+from tiered_index.coarse import _faiss, content, prefix_graph
 from tiered_index.coarse._faiss import LINE_BYTES, MAX_BYTES_LOSS
 from tiered_index.coarse.prefix_graph import GRAPH_MIN_ROWS, SCAN_ROWS_PER_EF, CoarseBuilder, CoarseTier
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
@@ -71,6 +72,108 @@ def test_faiss_itself_reads_the_file(path: Path, asked: np.ndarray) -> None:
     _, rows = theirs.search(asked, 10, params=faiss.SearchParametersHNSW(efSearch=100))
     tier = CoarseTier.open(str(path), WIDTH, ROWS)
     assert rows.tolist() == tier.search(asked, 100, 10).rows.tolist()
+
+
+@pytest.mark.parametrize(("largest", "rows"), [(1.0, ROWS), (40.0, ROWS), (1.0, 900), (1.0, 0)])
+def test_codes_and_links_are_found_as_faiss_finds_them(
+    tmp_path: Path, prefixes: np.ndarray, largest: float, rows: int
+) -> None:
+    """Of a graph over bytes, of one over bf16 codes, and of codes alone."""
+    given = prefixes[:rows].copy()
+    given[77:78] *= largest
+    file = tmp_path / "coarse.faiss"
+    build(file, given)
+    with file.open("rb") as opened:
+        found = content.read_content(opened.fileno())
+        index = _faiss.read_mapped(str(file), opened.fileno())
+    theirs = _faiss.content_of(index)
+    assert found is not None
+    assert found.dim == theirs.dim == WIDTH
+    assert found.rows == theirs.rows == rows
+    np.testing.assert_array_equal(found.codes, theirs.codes)
+    assert (found.ranges is None) == (theirs.ranges is None) == (largest > 1.0 or rows < ROWS)
+    if found.ranges is not None:
+        np.testing.assert_array_equal(found.ranges, theirs.ranges)
+    assert (found.graph is None) == (theirs.graph is None) == (rows < ROWS)
+    if found.graph is not None and theirs.graph is not None:
+        np.testing.assert_array_equal(found.graph.offsets, theirs.graph.offsets)
+        np.testing.assert_array_equal(found.graph.links, theirs.graph.links)
+        assert found.graph[2:] == theirs.graph[2:]
+        assert found.graph.degrees == (32, 16)
+
+
+def places_of(file: Path) -> dict[str, int]:
+    """Return where in a file some of what is checked lies."""
+    data = file.read_bytes()
+    graph = data.index(b"IHNs") + 37
+    ends = graph + 8 + 8 * int.from_bytes(data[graph : graph + 8], "little")
+    levels = ends + 8 + 4 * int.from_bytes(data[ends : ends + 8], "little")
+    offsets = levels + 8 + 4 * ROWS
+    links = offsets + 8 + 8 * (ROWS + 1)
+    last = links + 8 + 4 * int.from_bytes(data[links : links + 8], "little")
+    return {
+        "name": 0,
+        "transforms": 37,
+        "rows": graph - 29,
+        "metric": graph - 4,
+        "ends": ends + 8,
+        "levels": levels,
+        "level": levels + 8 + 4 * 70,
+        "offsets": offsets,
+        "offset": offsets + 8 + 8 * (ROWS // 2),
+        "last offset": links - 8,
+        "links": links,
+        "entry": last + 3,
+        "codes": last + 20,
+        "kind": last + 20 + 37,
+        "end": len(data) - ROWS * WIDTH - 8,
+    }
+
+
+def test_a_file_that_is_not_as_expected_is_left_to_faiss(path: Path, tmp_path: Path) -> None:
+    for what, place in places_of(path).items():
+        file = tmp_path / "other.faiss"
+        data = bytearray(path.read_bytes())
+        data[place] ^= 0x41
+        file.write_bytes(data)
+        with file.open("rb") as opened:
+            assert content.read_content(opened.fileno()) is None, what
+    for cut in (0, 3, 100, 5_000, len(data) - 1):
+        file.write_bytes(path.read_bytes()[:cut])
+        with file.open("rb") as opened:
+            assert content.read_content(opened.fileno()) is None, cut
+        with pytest.raises(ti.CorruptIndexError, match=r"other\.faiss"):
+            CoarseTier.open(str(file), WIDTH, ROWS)
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_what_faiss_reads_is_searched_alike(
+    path: Path, asked: np.ndarray, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    tier = CoarseTier.open(str(path), WIDTH, ROWS)
+    monkeypatch.setattr(prefix_graph, "read_content", lambda _: None)
+    theirs = CoarseTier.open(str(path), WIDTH, ROWS)
+    assert theirs.memory_bytes() == tier.memory_bytes()
+    assert (theirs.code, theirs.has_graph) == (tier.code, tier.has_graph)
+    for scan in (False, True):
+        found, other = (one.search(asked[:count], 50, 10, scan=scan) for one in (tier, theirs))
+        assert found.rows.tolist() == other.rows.tolist()
+        assert found.scanned == other.scanned == scan
+        assert found.distances == other.distances
+
+
+def test_faiss_opens_a_file_later_though_it_was_removed(
+    path: Path, asked: np.ndarray, tmp_path: Path
+) -> None:
+    file = tmp_path / "coarse.faiss"
+    file.write_bytes(path.read_bytes())
+    tier = CoarseTier.open(str(file), WIDTH, ROWS)
+    file.unlink()
+    found = tier.search(asked, 50, 10, scan=True)
+    assert (
+        found.rows.tolist()
+        == CoarseTier.open(str(path), WIDTH, ROWS).search(asked, 50, 10, scan=True).rows.tolist()
+    )
 
 
 def test_codes_and_links_are_views_of_the_file(path: Path, asked: np.ndarray) -> None:

@@ -20,12 +20,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from tiered_index.coarse.content import Content, Graph
+from tiered_index.coarse.lazy import PROCESS
 from tiered_index.errors import CorruptIndexError
 
 CODE_BYTES_PER_DIM = 2
@@ -62,12 +65,12 @@ class _Threads(threading.local):
     current = 0
 
 
+# GNU OpenMP's pool does not survive a fork: a parallel region in the child would wait for ever.
 _threads = _Threads()
 _cores = os.cpu_count() or 1
 
 
 def _after_fork() -> None:
-    # GNU OpenMP's pool does not survive a fork: a parallel region in the child would wait for ever.
     global _cores
     _cores = 1
     faiss.omp_set_num_threads(1)
@@ -75,6 +78,8 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+if os.getpid() != PROCESS:
+    _after_fork()
 
 
 def use_threads(parallel: bool) -> None:
@@ -192,8 +197,15 @@ def _aligned(graph: Any) -> Any:
     return whole
 
 
-def read_mapped(path: str) -> Any:
+def read_mapped(path: str, descriptor: int) -> Any:
     """Open an index file with codes and links mapped, not read.
+
+    Parameters
+    ----------
+    path : str
+        Of the file, for errors, and where descriptors have no names.
+    descriptor : int
+        Of the file, which may have been removed.
 
     Raises
     ------
@@ -201,7 +213,8 @@ def read_mapped(path: str) -> Any:
         FAISS cannot read it, or it is not of the two shapes this module writes.
     """
     try:
-        index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
+        named = Path(f"/dev/fd/{descriptor}")
+        index = faiss.read_index(str(named) if named.exists() else path, faiss.IO_FLAG_MMAP_IFC)
     except (RuntimeError, MemoryError) as error:
         raise CorruptIndexError(f"{path}: FAISS cannot read it: {error}") from error
     while isinstance(index, faiss.IndexPreTransform):
@@ -334,50 +347,14 @@ def search(index: Any, prefixes: Floats, count: int, parameters: Any | None = No
     return rows, scores
 
 
-def memory_bytes(index: Any) -> tuple[int, int]:
-    """Return the bytes of an index's codes and of its graph."""
-    storage = codes_of(index)
-    codes = int(storage.codes.size())
-    if not is_graph(index):
-        return codes, 0
-    hnsw = index.hnsw
-    # neighbours are int32; offsets are 64-bit and levels 32-bit, one a node
-    return codes, 4 * hnsw.neighbors.size() + 8 * hnsw.offsets.size() + 4 * hnsw.levels.size()
-
-
-def extents(index: Any) -> list[tuple[int, int]]:
-    """Return addresses and bytes of what is mapped of an index; the rest FAISS copies."""
-    codes = codes_of(index).codes
-    found = [(int(codes.data()), int(codes.size()))]
+def content_of(index: Any) -> Content:
+    """Return an index's codes and links as views, valid as long as the index."""
+    graph = None
     if is_graph(index):
-        links = index.hnsw.neighbors
-        found.append((int(links.data()), 4 * links.size()))
-    return found
-
-
-def degree_of(index: Any) -> int:
-    """Return how many links a row has on level 0."""
-    return int(index.hnsw.nb_neighbors(0))
-
-
-def graph_addresses(index: Any) -> tuple[int, int, int, int, tuple[int, int], int, int, int]:
-    """Return what a graph is made of, for a walk outside FAISS; valid as long as the index.
-
-    Returns
-    -------
-    tuple
-        Address of the codes, bytes a code, address of each row's first link (int64), of the links (int32;
-        -1 ends a level), links of a row on level 0 and on each above, entry point, top level, address of
-        the lows and spans of bytes (float32) or 0.
-    """
-    storage, hnsw = codes_of(index), index.hnsw
-    return (
-        int(storage.codes.data()),
-        int(storage.code_size),
-        int(hnsw.offsets.data()),
-        int(hnsw.neighbors.data()),
-        (degree_of(index), hnsw.nb_neighbors(1)),
-        int(hnsw.entry_point),
-        int(hnsw.max_level),
-        0 if storage.sq.qtype == _BF16 else int(storage.sq.trained.data()),
-    )
+        hnsw = index.hnsw
+        entry, top_level = int(hnsw.entry_point), int(hnsw.max_level)
+        offsets = faiss.rev_swig_ptr(hnsw.offsets.data(), hnsw.offsets.size()).view(np.int64)
+        links = faiss.rev_swig_ptr(hnsw.neighbors.data(), hnsw.neighbors.size())
+        degrees = int(hnsw.nb_neighbors(0)), int(hnsw.nb_neighbors(1))
+        graph = Graph(offsets, links, degrees, entry, top_level)
+    return Content(int(index.d), codes_array(index), ranges_of(index), graph)

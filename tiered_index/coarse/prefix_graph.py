@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tiered_index.coarse import _faiss
+from tiered_index.coarse.content import Content, read_content
+from tiered_index.coarse.lazy import _faiss
 from tiered_index.coarse.links import Links, all_rows, links_bytes
 from tiered_index.coarse.selection import Selection
 from tiered_index.compiled import get_engine
@@ -32,7 +33,10 @@ NEAR_EF, NEAR_ROWS = 16, 48
 _ADD_ROWS = 32_768
 """Rows that are linked at a time: each call to FAISS prepares a lock for every node there is."""
 
-_parameters = lru_cache(maxsize=256)(_faiss.search_parameters)
+
+@lru_cache(maxsize=256)
+def _parameters(ef: int) -> Any:
+    return _faiss.search_parameters(ef)
 
 
 class Candidates(NamedTuple):
@@ -132,27 +136,42 @@ class CoarseTier:
 
     Parameters
     ----------
-    index : faiss index
-        From :meth:`open` or :meth:`gathered`.
+    content : Content
+        Where codes and links are.
     mapped : MappedFile, optional
-        The file that codes and graph are mapped from.
+        The file that they are mapped from.
+    index : faiss index, optional
+        FAISS's own of the same; without it, FAISS opens the file when something is left to it.
     """
 
-    def __init__(self, index: Any, mapped: MappedFile | None = None) -> None:
-        self._index = index
+    def __init__(self, content: Content, mapped: MappedFile | None = None, index: Any = None) -> None:
+        self._content = content
+        self._opened: dict[str, Any] = {} if index is None else {"index": index}
         self.mapped = mapped
-        self.prefix_dim = int(index.d)
-        self.rows = int(index.ntotal)
-        self.has_graph = _faiss.is_graph(index)
-        self.code: CodeKind = "bf16" if _faiss.ranges_of(index) is None else "sq8"
+        self.prefix_dim = content.dim
+        self.rows = content.rows
+        self.has_graph = content.graph is not None
+        self.code: CodeKind = "bf16" if content.ranges is None else "sq8"
         self._views: dict[int, tuple[Any, Any]] = {}
         self._engine: Any = get_engine() if self.has_graph else None
         if self._engine is not None and self.rows >= self._engine.MAX_ROWS:
             self._engine = None
         self.fields: Any = None
         """What the compiled engine knows of the graph, valid as long as the tier; None without one."""
-        if self._engine is not None:
-            self.fields = self._engine.graph_fields(*_faiss.graph_addresses(index))
+        if self._engine is not None and content.graph is not None:
+            ranges, graph = content.ranges, content.graph
+            self.fields = self._engine.graph_fields(
+                content.codes.ctypes.data,
+                content.codes.shape[1],
+                graph.offsets.ctypes.data,
+                graph.links.ctypes.data,
+                graph.degrees,
+                graph.entry,
+                graph.top_level,
+                0 if ranges is None else ranges.ctypes.data,
+            )
+        else:
+            self._view(self.prefix_dim)  # FAISS is to search it, and the first to ask is not to wait for that
         self._links = all_rows(self.fields)
 
     @classmethod
@@ -174,18 +193,22 @@ class CoarseTier:
             The file is not such an index, or holds another number of rows or dimensions.
         """
         mapped = MappedFile(path)
-        index = _faiss.read_mapped(path)
-        if (index.d, index.ntotal) != (prefix_dim, rows):
+        content, index = read_content(mapped.descriptor), None
+        if content is None:
+            index = _faiss.read_mapped(path, mapped.descriptor)
+            content = _faiss.content_of(index)
+        if (content.dim, content.rows) != (prefix_dim, rows):
             raise CorruptIndexError(
-                f"{path}: {index.ntotal} codes of {index.d} dimensions, "
+                f"{path}: {content.rows} codes of {content.dim} dimensions, "
                 f"where {rows} of {prefix_dim} were written"
             )
-        return cls(index, mapped)
+        return cls(content, mapped, index)
 
     @classmethod
     def gathered(cls, parts: Sequence[tuple[CoarseTier, NDArray[np.int64]]]) -> CoarseTier:
         """Copy some rows of several tiers into one array of codes in memory, in that order."""
-        return cls(_faiss.flat_of(np.concatenate([tier.codes()[rows] for tier, rows in parts])))
+        index = _faiss.flat_of(np.concatenate([tier.codes()[rows] for tier, rows in parts]))
+        return cls(_faiss.content_of(index), index=index)
 
     def codes(self) -> NDArray[np.uint8]:
         """Return the codes, shape (rows, bytes a code), as a view that lives as long as the tier.
@@ -193,19 +216,19 @@ class CoarseTier:
         A code is bf16 numbers, or in a graph bytes.
         """
         self.check()
-        return _faiss.codes_array(self._index)
+        return self._content.codes
 
     def encode(self, prefixes: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Return the codes of prefixes, shape (n, bytes a code), as this tier has them."""
-        return _faiss.encode(prefixes, _faiss.ranges_of(self._index))
+        return _faiss.encode(prefixes, self._content.ranges)
 
     def tolerance(self, prefixes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return how far from prefixes what their codes stand for may lie, shape (n, prefix_dim)."""
-        return _faiss.tolerance(prefixes, _faiss.ranges_of(self._index))
+        return _faiss.tolerance(prefixes, self._content.ranges)
 
     def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return what codes of this tier stand for, shape (n, prefix_dim)."""
-        return _faiss.decode(codes, _faiss.ranges_of(self._index))
+        return _faiss.decode(codes, self._content.ranges)
 
     def search(
         self,
@@ -302,11 +325,11 @@ class CoarseTier:
             Asked every few milliseconds; when it returns False, nothing comes of it.
         """
         self.check()
-        among.link(self._engine, self.fields, _faiss.degree_of(self._index), going_on)
+        among.link(self._engine, self.fields, self._degree, going_on)
 
     def links_bytes(self, rows: int) -> int:
         """Return what links among so many rows take in memory."""
-        return links_bytes(self.rows, rows, _faiss.degree_of(self._index))
+        return links_bytes(self.rows, rows, self._degree)
 
     def close(self) -> None:
         """Let go of the file; the mapping stays until the tier goes."""
@@ -320,11 +343,27 @@ class CoarseTier:
 
     def memory_bytes(self) -> tuple[int, int]:
         """Return the bytes of the codes and of the graph."""
-        return _faiss.memory_bytes(self._index)
+        sizes = [size for _, size in self.extents()]
+        return sizes[0], sum(sizes[1:])
 
     def extents(self) -> list[Extent]:
-        """Return the mapped memory that searches read."""
-        return _faiss.extents(self._index)
+        """Return the memory that searches read: of codes, and of what the graph is made of."""
+        arrays: list[NDArray[Any]] = [self._content.codes]
+        if self._content.graph is not None:
+            arrays += [self._content.graph.links, self._content.graph.offsets]
+        return [(array.ctypes.data, array.nbytes) for array in arrays]
+
+    @property
+    def _degree(self) -> int:
+        return 0 if self._content.graph is None else self._content.graph.degrees[0]
+
+    @property
+    def _index(self) -> Any:
+        """FAISS's own of the same; no lock, as in :meth:`_view`."""
+        if "index" not in self._opened and self.mapped is not None:
+            index = _faiss.read_mapped(self.mapped.path, self.mapped.descriptor)
+            self._opened.setdefault("index", index)
+        return self._opened["index"]
 
     def _view(self, dim: int) -> tuple[Any, Any]:
         view = self._views.get(dim)

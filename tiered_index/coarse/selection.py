@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiered_index.coarse import _faiss
+from tiered_index.coarse.lazy import _faiss
 from tiered_index.coarse.links import Links, link
 
 _SEEDS = 16
@@ -32,7 +32,7 @@ class Selection:
     def __init__(self, total: int, rows: NDArray[np.int32]) -> None:
         self.rows = rows
         self._total = total
-        self._made: dict[str, tuple[NDArray[np.uint8], Any]] = {}
+        self._made: dict[str, Any] = {}
         self._walked: dict[str, Any] | None = None
         self._by_ef: dict[int | None, Any] = {}
         self.links: Links | None = None
@@ -47,7 +47,7 @@ class Selection:
 
     def share_of(self, rows: NDArray[np.int64]) -> float:
         """Return which share of `rows` is selected."""
-        bits = self._bits()[0]
+        bits = self._bits()
         return float(((bits[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1).mean())
 
     def settings(self, *, scan: bool) -> dict[str, Any]:
@@ -56,27 +56,30 @@ class Selection:
             return {"rows": self.rows}
         if self._walked is None:
             seeds = self.rows[:: max(len(self.rows) // _SEEDS, 1)][:_SEEDS].astype(np.int64)
-            self._walked = {"live": self._bits()[0].ctypes.data, "seeds": seeds}
+            self._walked = {"live": self._bits().ctypes.data, "seeds": seeds}
         return self._walked
 
     def link(self, engine: Any, graph: NDArray[np.int64], degree: int, going_on: Callable[[], bool]) -> None:
         """Link the rows among themselves, unless `going_on` returns False meanwhile."""
-        live = self._bits()[0].ctypes.data
+        live = self._bits().ctypes.data
         self.links = link(engine, graph, live, self._total, self.rows, degree, going_on)
 
     def parameters(self, ef: int | None) -> Any:
         """Return FAISS's parameters for a walk, or for a scan where `ef` is None."""
         found = self._by_ef.get(ef)
         if found is None:
-            found = self._by_ef.setdefault(ef, _faiss.search_parameters(ef, self._bits()[1]))
+            # FAISS keeps no reference to it, so this does
+            selector = self._made.get("selector") or _faiss.row_selector(self._bits())
+            selector = self._made.setdefault("selector", selector)
+            found = self._by_ef.setdefault(ef, _faiss.search_parameters(ef, selector))
         return found
 
-    def _bits(self) -> tuple[NDArray[np.uint8], Any]:
+    def _bits(self) -> NDArray[np.uint8]:
         """Make them when first asked for: a scan of few rows does not need them."""
-        made = self._made.get("bits")
+        made: NDArray[np.uint8] | None = self._made.get("bits")
         if made is None:  # no lock: two threads may both make them, and the first ones stay, as addresses do
             mask = np.zeros(-(-self._total // (8 * _WORD_BYTES)) * 8 * _WORD_BYTES, bool)
             mask[self.rows] = True
-            bits = np.packbits(mask, bitorder="little")
-            made = self._made.setdefault("bits", (bits, _faiss.row_selector(bits)))
+            kept: NDArray[np.uint8] = self._made.setdefault("bits", np.packbits(mask, bitorder="little"))
+            return kept
         return made

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tiered_index.errors import FilterError
 from tiered_index.filters.nodes import HasElement, HasPart, In, IsNull, Key, Leaf, Matches, Range
 from tiered_index.filters.values import key_type
+from tiered_index.lazily import pc
 from tiered_index.validate.metadata import VECTOR_COLUMN
 
 _PLACE = VECTOR_COLUMN

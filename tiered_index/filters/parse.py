@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tiered_index.errors import FilterError
 from tiered_index.filters.depth import check_depth
@@ -25,6 +24,7 @@ from tiered_index.filters.nodes import (
     negated,
 )
 from tiered_index.filters.values import Ask, bracket, counts, family_of, in_limits
+from tiered_index.lazily import pc
 from tiered_index.validate.metadata import VECTOR_COLUMN
 
 

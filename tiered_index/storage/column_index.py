@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
@@ -29,6 +28,7 @@ from tiered_index.errors import CorruptIndexError
 from tiered_index.filters.columns import comparable, elements
 from tiered_index.filters.nodes import HasElement, HasPart, In, IsNull, Key, Leaf, Matches, Range
 from tiered_index.filters.values import family_of
+from tiered_index.lazily import load, pc
 from tiered_index.mapped import MappedFile
 
 MAX_VALUES = 65_536
@@ -225,6 +225,7 @@ class ColumnIndex:
         if contents.rows != rows:
             raise CorruptIndexError(f"{path}: of {contents.rows} rows, where {rows} were written")
         self._places = contents.columns
+        load(pc)  # where columns are, filters are to come
 
     @property
     def names(self) -> tuple[str, ...]:

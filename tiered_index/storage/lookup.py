@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tiered_index.errors import CorruptIndexError
+from tiered_index.lazily import pc
 from tiered_index.mapped import MappedFile
 from tiered_index.resident import Extent
 from tiered_index.validate.ids import Keys

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from tiered_index.lazily import pc
 from tiered_index.validate.conversion import is_list
 
 _SURE = frozenset({int, float, bool, str, bytes, dt.date, dt.timedelta, Decimal})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from tiered_index.lazily import pc
 
 
 def check_kept(column: pa.ChunkedArray, kind: pa.DataType, *, unknown_nulls: bool = False) -> None:

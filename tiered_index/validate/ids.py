@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
 from tiered_index.config import IdKind
 from tiered_index.errors import DuplicateIdError, IdError
+from tiered_index.lazily import pc
 
 _INT64 = np.iinfo(np.int64)
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tiered_index.blas import product
@@ -18,6 +17,7 @@ from tiered_index.errors import (
     VectorRangeError,
     ZeroVectorError,
 )
+from tiered_index.lazily import pc
 
 Floats = NDArray[np.float32]
 
