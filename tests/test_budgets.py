@@ -92,7 +92,7 @@ def test_floors_are_kept_on_queries_that_were_not_seen(index: ti.Index, data: Da
     recalls = recalls_of(results, data.truth)
     assert recalls.mean() >= floor - least(recalls)
     estimates = [result.estimated_recall for result in results]
-    assert np.mean(estimates) == pytest.approx(recalls.mean(), abs=0.04)
+    assert np.mean(estimates) == pytest.approx(recalls.mean(), abs=0.01 + least(recalls))
 
 
 def test_higher_floors_do_more(index: ti.Index) -> None:
@@ -107,8 +107,10 @@ def test_higher_floors_do_more(index: ti.Index) -> None:
 def test_floors_are_kept_for_other_k_too(index: ti.Index, data: Data) -> None:
     for k in (1, 4, 40):
         truth, _ = exact_top_k(data.vectors, data.unseen, k)
-        recalls = recalls_of([index.search(query, k, min_recall=0.9) for query in data.unseen], truth)
+        found = [index.search(query, k, min_recall=0.9) for query in data.unseen]
+        recalls = recalls_of(found, truth)
         assert recalls.mean() >= 0.9 - least(recalls)
+        assert np.mean([one.estimated_recall for one in found]) <= recalls.mean() + 0.01 + least(recalls)
 
 
 def test_easy_answers_are_told_from_hard_ones(index: ti.Index, data: Data) -> None:

@@ -136,6 +136,7 @@ def calibrate(
         rest=measured.rest,
         exact=one_ms,
         margins=measured.margins,
+        claims=measured.claims,
         scores=measured.scores,
         seconds=perf_counter() - started,
         rebuilt=snapshot.manifest.rebuilt,

@@ -108,7 +108,8 @@ class Outcome:
         predicted = decision.prediction.recall
         if not hits.margin:  # a walk that the deadline ended is not what was measured
             return None if hits.late else predicted
-        return self._chooser.expect(self._k, hits.margin, predicted, drifted=self._drifted)
+        how = {"late": hits.late, "drifted": self._drifted}
+        return self._chooser.expect(self._k, hits.margin, decision.prediction, **how)
 
 
 def learn(decision: Decision, chooser: Chooser | None, k: int, hits: Hits) -> None:

@@ -18,10 +18,10 @@ from tiered_index.planner.calibrate import (
     SCAN_ROWS,
     Measured,
     Observed,
-    _margin_curve,
     _stop,
     measure,
 )
+from tiered_index.planner.margins import at, margin_curve
 from tiered_index.planner.model import FRACTIONS, Calibration, options
 from tiered_index.planner.plan import Plan
 
@@ -352,7 +352,7 @@ def test_scores_of_answers_are_summarised() -> None:
 
 @given(st.lists(st.tuples(st.floats(-100, 100), st.floats(0, 1)), min_size=1, max_size=200))
 def test_margin_curves_rise(pairs: list[tuple[float, float]]) -> None:
-    curve = _margin_curve(pairs)
+    curve = margin_curve(pairs)
     margins, recalls = zip(*curve, strict=True)
     assert 1 <= len(curve) <= 12
     assert all(a <= b + 1e-9 for a, b in pairwise(margins))
@@ -364,8 +364,21 @@ def test_margin_curves_rise(pairs: list[tuple[float, float]]) -> None:
 
 def test_margins_that_tell_nothing_give_the_mean() -> None:
     falling = [(float(i), 1.0 - i / 100) for i in range(100)]
-    assert len(_margin_curve(falling)) == 1
-    assert _margin_curve(falling)[0] == pytest.approx((49.5, 0.505))
+    assert len(margin_curve(falling)) == 1
+    assert margin_curve(falling)[0] == pytest.approx((49.5, 0.505))
+
+
+def test_what_margins_tell_of_each_plan_is_measured() -> None:
+    """Under the law a margin is a twelfth of what was read."""
+    found = measured(Law())
+    assert found.stopped
+    for k, curve in found.margins.items():
+        assert len(found.claims[k]) > 2
+        for ef, claim in found.claims[k]:
+            assert claim == pytest.approx(at(curve, ef / 12))
+    for one in found.stopped:
+        read = min(one.plan.candidates, max(one.k, 16, 2 * one.plan.early_stop))
+        assert one.claim == pytest.approx(at(found.margins[one.k], read / 12))
 
 
 def test_margin_curves_of_the_law_rise() -> None:

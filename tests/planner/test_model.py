@@ -14,6 +14,7 @@ from tiered_index.config import Budget
 from tiered_index.planner.choose import choose
 from tiered_index.planner.expect import DRIFT_MISSES, Expectation
 from tiered_index.planner.feedback import State
+from tiered_index.planner.margins import claim_of, margin_curve
 from tiered_index.planner.model import (
     FRACTIONS,
     STORED_MISSES,
@@ -27,7 +28,7 @@ from tiered_index.planner.model import (
 )
 from tiered_index.planner.plan import EXACT, Plan
 
-from .synthetic import KS, ROWS, calibration
+from .synthetic import KS, ROWS, WIDTH, calibration
 
 SEEDS = st.integers(0, 2**32 - 1)
 LEAST = 2e-4
@@ -336,6 +337,52 @@ def test_recall_by_margin() -> None:
     stored = msgspec.structs.replace(made, source="stored")
     assert recall_of(stored, 10, 3.0, 0.99) == pytest.approx(1 - 0.05 * STORED_MISSES)
     assert recall_of(made, 10, 3.0, 0.99, drifted=True) == pytest.approx(1 - 0.05 * DRIFT_MISSES)
+
+
+def test_what_margins_tell_too_much_or_too_little_of_a_plan_is_made_up_for() -> None:
+    stops = [one for one in calibration(3).stopped if one.k == 10][:2]
+    stopped = tuple(msgspec.structs.replace(one, claim=0.8 + i / 10) for i, one in enumerate(stops))
+    made = calibration(3, claims={10: ((50.0, 0.8), (200.0, 0.9))}, stopped=stopped)
+    walk = Plan(strategy="graph", prefix_dim=WIDTH, ef=100, candidates=100)
+
+    def expected(plan: Plan, predicted: float, k: int = 10, **how: bool) -> float:
+        return Expectation(made, k).recall(3.0, predicted, plan, **{"drifted": False, **how})
+
+    assert expected(walk, 0.85) == pytest.approx(0.95)  # as the margin tells
+    assert expected(walk, 0.7) == pytest.approx(0.9)  # twice the misses
+    assert expected(walk, 0.97) == pytest.approx(0.99)
+    assert expected(walk, 0.7, drifted=True) == pytest.approx(1 - 0.1 * DRIFT_MISSES)
+    assert expected(walk, 1.0) == 1.0
+    few = msgspec.structs.replace(walk, ef=400, candidates=50)
+    assert expected(few, 0.6) == pytest.approx(0.9)  # by what was rescored
+    narrow, wide = (msgspec.structs.replace(walk, ef=ef, candidates=ef) for ef in (88, 128))
+    assert expected(wide, 0.7, k=20) == pytest.approx(expected(narrow, 0.7))
+    assert expected(wide, 0.7, k=20) != pytest.approx(expected(wide, 0.7))
+    first, second = (one.plan for one in stopped)
+    between = msgspec.structs.replace(first, early_stop=(first.early_stop + second.early_stop) // 2)
+    assert expected(first, 0.6) == pytest.approx(0.9)
+    assert expected(second, 0.8) == pytest.approx(0.9)
+    assert 0.9 < expected(between, 0.8) < 0.95
+    unknown = msgspec.structs.replace(first, ef=first.ef + 1)
+    assert expected(unknown, 0.8) == pytest.approx(0.9)  # half of what was missing
+
+
+@given(
+    st.lists(st.tuples(st.floats(-5, 15), st.floats(0, 1)), min_size=1, max_size=40),
+    st.lists(st.tuples(st.floats(-5, 15), st.floats(0, 0.9)), min_size=1, max_size=40),
+    st.floats(0.5, 1.0),
+)
+def test_the_mean_of_what_is_expected_is_what_is_predicted(
+    others: list[tuple[float, float]], answers: list[tuple[float, float]], predicted: float
+) -> None:
+    curve = margin_curve(others + answers)
+    claim = claim_of(curve, answers)
+    made = calibration(3, margins={10: curve}, claims={10: ((64.0, claim),)})
+    plan = Plan(strategy="graph", prefix_dim=WIDTH, ef=64, candidates=64)
+    found = [Expectation(made, 10).recall(margin, predicted, plan, drifted=False) for margin, _ in answers]
+    assert all(0.0 <= recall <= 1.0 for recall in found)
+    if min(found) > 0.0 and claim < 0.999:
+        assert np.mean(found) == pytest.approx(predicted)
 
 
 def test_recall_by_the_margins_of_the_nearest_k() -> None:

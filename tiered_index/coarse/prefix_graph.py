@@ -30,6 +30,10 @@ would score as many codes, in a worse order. The same measurement: 4,000 rows at
 NEAR_EF, NEAR_ROWS = 16, 48
 """Beam of a walk that looks around a query, and of the rows that it meets how many are looked at."""
 
+SCANNED_ROWS = SCAN_ROWS_PER_EF * 1_024
+"""Segments of at most so many are scanned now and then, by FAISS: it opens them when the index is opened, and
+not while somebody waits for an answer."""
+
 _ADD_ROWS = 32_768
 """Rows that are linked at a time: each call to FAISS prepares a lock for every node there is."""
 
@@ -170,8 +174,8 @@ class CoarseTier:
                 graph.top_level,
                 0 if ranges is None else ranges.ctypes.data,
             )
-        else:
-            self._view(self.prefix_dim)  # FAISS is to search it, and the first to ask is not to wait for that
+        if self.fields is None or self.rows <= SCANNED_ROWS:
+            self._view(self.prefix_dim)
         self._links = all_rows(self.fields)
 
     @classmethod

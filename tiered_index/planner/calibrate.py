@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.errors import ZeroVectorError
+from tiered_index.planner.margins import Curve, Pairs, claim_of, margin_curve
 from tiered_index.planner.model import Reading, Stopped, Times, Walked, quantiles
 from tiered_index.planner.plan import Plan
 from tiered_index.planner.subject import Observed, Subject
@@ -47,7 +49,6 @@ SCAN_QUERIES = 64
 READ_ROWS = (16, 64, 256)
 READ_QUERIES = 100
 COLD_QUERIES = 24
-MARGIN_BINS = 12
 _LEAST_MISS = 1e-4
 _WORTH = 1.05
 """A plan is kept if its time is within this factor of the front's at its recall: it may join the front when
@@ -62,7 +63,8 @@ class Measured(NamedTuple):
     hot: Reading
     cold: Reading | None
     rest: Times
-    margins: dict[int, tuple[tuple[float, float], ...]]
+    margins: dict[int, Curve]
+    claims: dict[int, Curve]
     scores: dict[int, tuple[float, float, float, float]]
 
 
@@ -93,15 +95,20 @@ def measure(
         walked += _walks(subject, ks, prefix_dim, widest, slowest, clock.queries(0.5))
     progress("early stopping")
     stopped: list[Stopped] = []
-    margins, scores = {}, {}
+    margins: dict[int, Curve] = {}
+    claims: dict[int, Curve] = {}
+    scores = {}
     for i, k in enumerate(ks):
         share = 0.6 + 0.35 * (i + 1) / len(ks)
-        found, pairs = _stops(subject, k, walked, hot, rest, clock.queries(share))
-        stopped += found
-        margins[k] = _margin_curve(pairs)
+        found, seen = _stops(subject, k, walked, hot, rest, clock.queries(share))
+        curve = margins[k] = margin_curve([pair for pairs in seen.values() for pair in pairs])
+        stopped += [msgspec.structs.replace(one, claim=claim_of(curve, seen[one.plan])) for one in found]
+        claims[k] = tuple(
+            (plan.ef, claim_of(curve, pairs)) for plan, pairs in seen.items() if not plan.early_stop
+        )
         scores[k] = _scores(subject, k, clock.queries(share))
     progress("cold reads")
-    return Measured(tuple(walked), tuple(stopped), hot, _cold(subject), rest, margins, scores)
+    return Measured(tuple(walked), tuple(stopped), hot, _cold(subject), rest, margins, claims, scores)
 
 
 class _Clock:
@@ -289,12 +296,12 @@ def _cold(subject: Subject) -> Reading | None:
 
 def _stops(
     subject: Subject, k: int, walked: list[Walked], hot: Reading, rest: Times, queries: int
-) -> tuple[list[Stopped], list[tuple[float, float]]]:
-    """Measure plans that stop early for one k, and pairs of final margin and recall."""
-    pairs: list[tuple[float, float]] = []
+) -> tuple[list[Stopped], dict[Plan, Pairs]]:
+    """Measure plans that stop early for one k, and pairs of final margin and recall of these and of walks."""
+    pairs: dict[Plan, Pairs] = {}
     graph = [walk for walk in walked if walk.strategy == "graph" and walk.prefix_dim == subject.width]
     if not graph:
-        return [], _margins_of(subject, k, _scan_plan(subject, k), queries)
+        return [], _scanned(subject, k, queries)
     fixed = [
         (recall, walk.coarse.mean + float(hot.of(round(walk.ef * fraction))[0]) + rest.mean)
         for walk in graph
@@ -309,15 +316,14 @@ def _stops(
         front = fixed + [(seen.recall, seen.total.mean) for seen in tried.values()]
         for plan, seen in tried.items():
             if not any(r >= seen.recall and t * _WORTH < seen.total.mean for r, t in front):
-                measured, found = _stop(subject, k, plan, queries)
-                pairs += found
+                measured, pairs[plan] = _stop(subject, k, plan, queries)
                 if _pays(measured.recall, measured.total.mean, fixed, worth=1.0):
                     kept.append(measured)
     for walk in graph:
         if k <= walk.ef <= 25 * (k + 12):
             plan = Plan(strategy="graph", prefix_dim=subject.width, ef=walk.ef, candidates=walk.ef)
-            pairs += _margins_of(subject, k, plan, min(queries, 100))
-    return kept, pairs or _margins_of(subject, k, _scan_plan(subject, k), queries)
+            pairs[plan] = _margins_of(subject, k, plan, min(queries, 100))
+    return kept, pairs or _scanned(subject, k, queries)
 
 
 def _stop_plans(subject: Subject, k: int) -> Iterator[Plan]:
@@ -339,7 +345,7 @@ def _stop_plans(subject: Subject, k: int) -> Iterator[Plan]:
                     )
 
 
-def _stop(subject: Subject, k: int, plan: Plan, queries: int) -> tuple[Stopped, list[tuple[float, float]]]:
+def _stop(subject: Subject, k: int, plan: Plan, queries: int) -> tuple[Stopped, Pairs]:
     subject.search(0, k, plan)
     seen = [subject.search(query, k, plan) for query in range(queries)]
     recalls = [_recall(subject, query, one, k) for query, one in enumerate(seen)]
@@ -360,11 +366,13 @@ def _recall(subject: Subject, query: int, seen: Observed, k: int) -> float:
     return float(np.isin(subject.truth[query, :k], seen.rows[:k]).mean())
 
 
-def _scan_plan(subject: Subject, k: int) -> Plan:
-    return Plan(strategy="scan", prefix_dim=subject.width, ef=0, candidates=min(2 * k, subject.rows))
+def _scanned(subject: Subject, k: int, queries: int) -> dict[Plan, Pairs]:
+    size = min(2 * k, subject.rows)
+    plan = Plan(strategy="scan", prefix_dim=subject.width, ef=size, candidates=size)
+    return {plan: _margins_of(subject, k, plan, queries)}
 
 
-def _margins_of(subject: Subject, k: int, plan: Plan, queries: int) -> list[tuple[float, float]]:
+def _margins_of(subject: Subject, k: int, plan: Plan, queries: int) -> Pairs:
     seen = [subject.search(query, k, plan) for query in range(queries)]
     return [(one.margin, _recall(subject, query, one, k)) for query, one in enumerate(seen)]
 
@@ -375,20 +383,6 @@ def _scores(subject: Subject, k: int, queries: int) -> tuple[float, float, float
     seen = [subject.search(query, k, plan) for query in range(queries)]
     first, last = [one.first for one in seen], [one.last for one in seen]
     return float(np.mean(first)), float(np.std(first)), float(np.mean(last)), float(np.std(last))
-
-
-def _margin_curve(pairs: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """Return mean recall by margin in bins of equal size, made to rise (pool adjacent violators)."""
-    ordered = sorted(pairs)
-    bins = [part for part in np.array_split(np.array(ordered).reshape(-1, 2), MARGIN_BINS) if len(part)]
-    blocks = [[part[:, 0].mean(), part[:, 1].mean(), len(part)] for part in bins]
-    merged: list[list[float]] = []
-    for block in blocks:
-        merged.append(list(block))
-        while len(merged) > 1 and merged[-2][1] > merged[-1][1]:
-            (a, b, n), (c, d, m) = merged[-2:]
-            merged[-2:] = [[(a * n + c * m) / (n + m), (b * n + d * m) / (n + m), n + m]]
-    return tuple((float(margin), float(recall)) for margin, recall, _ in merged)
 
 
 def recall_by_ef(walked: Sequence[Walked], k: int, prefix_dim: int) -> tuple[tuple[int, float], ...]:

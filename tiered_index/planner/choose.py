@@ -132,9 +132,11 @@ class Chooser:
         """Take in the best and the k-th score of an answer, to see queries change."""
         self.drift.observe(first, last, self._expectation(k).scores)
 
-    def expect(self, k: int, margin: float, predicted: float, *, drifted: bool) -> float:
+    def expect(self, k: int, margin: float, prediction: Prediction, *, late: bool, drifted: bool) -> float:
         """Return the recall to expect of answers, from their mean margin."""
-        return self._expectation(k).recall(margin, predicted, drifted=drifted)
+        known = self._expectation(k)
+        plan = None if late else prediction.plan  # which is not what was done
+        return known.recall(margin, prediction.recall, plan, drifted=drifted)
 
     def _expectation(self, k: int) -> Expectation:
         found = self._expectations.get(k)

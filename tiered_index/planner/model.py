@@ -3,8 +3,7 @@
 Times of a plan are the sum of three stages: finding candidates, rescoring them, and the rest of the call.
 Their means add, and so do the squares of how far their quantiles stand above the means. Between measured
 widths of the beam, and between measured k, the logarithm of the misses (1 - recall) is linear in the
-logarithm of ef or k, and times are linear in ef; ``python -m benchmarks planner`` shows by leaving
-measured points out how well that holds.
+logarithm of ef or k, and times are linear in ef; ``python -m benchmarks planner`` shows how well that holds.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.planner.among import Among
+from tiered_index.planner.margins import Curve
 from tiered_index.planner.plan import EXACT, Plan, Strategy
 
 Source = Literal["given", "live", "stored"]
@@ -44,7 +44,6 @@ UNBOUNDED = 1.3
 
 _SLACK = 1.1
 """Plans this much slower than the best are kept: observed times may put them before it."""
-
 
 Quantiles = NDArray[np.float64]
 """Mean, p50, p95, p99 in milliseconds, on the last axis."""
@@ -101,7 +100,7 @@ class Walked(msgspec.Struct, frozen=True):
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """A plan that stops early, measured whole for one k."""
+    """A plan that stops early, measured whole for one k; `claim` is as of :class:`Calibration`."""
 
     k: int
     plan: Plan
@@ -111,6 +110,7 @@ class Stopped(msgspec.Struct, frozen=True):
     rescore: Times
     total: Times
     rows_read: float
+    claim: float | None = None
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +150,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         Walks and scans among the rows of filters; None where none were measured.
     fractions : tuple of float
         How many candidates were tried for each unit of ef.
+    claims : dict
+        For each k, pairs of a walk's ef and the mean recall that margins of its answers tell.
     """
 
     fingerprint: str
@@ -166,12 +168,13 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     cold: Reading | None
     rest: Times
     exact: Times
-    margins: dict[int, tuple[tuple[float, float], ...]]
+    margins: dict[int, Curve]
     scores: dict[int, tuple[float, float, float, float]]
     seconds: float
     rebuilt: int = 0
     among: Among | None = None
     fractions: tuple[float, ...] = FRACTIONS
+    claims: dict[int, Curve] = {}
 
 
 def quantiles(times: Times) -> Quantiles:
@@ -245,8 +248,7 @@ def options(
     exact = quantiles(calibration.exact)[None] * growth
     groups.append(Options([EXACT], np.ones(1), np.zeros(1), np.zeros((1, 4)), exact, np.zeros((1, 4))))
     plans = [plan for group in groups for plan in group.plans]
-    columns = [np.concatenate([group[i] for group in groups]) for i in range(1, 5)]
-    recall, error, coarse, rescore = columns
+    recall, error, coarse, rescore = (np.concatenate([group[i] for group in groups]) for i in range(1, 5))
     worse, wider = growth**MISSES_PER_ROWS, 1.0
     if calibration.source == "stored":
         worse, wider = worse * STORED_MISSES, 2.0
