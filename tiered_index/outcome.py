@@ -108,8 +108,9 @@ class Outcome:
         predicted = decision.prediction.recall
         if not hits.margin:  # a walk that the deadline ended is not what was measured
             return None if hits.late else predicted
-        how = {"late": hits.late, "drifted": self._drifted}
-        return self._chooser.expect(self._k, hits.margin, decision.prediction, **how)
+        return self._chooser.expect(
+            self._k, hits.margin, decision.prediction, late=hits.late, drifted=self._drifted
+        )
 
 
 def learn(decision: Decision, chooser: Chooser | None, k: int, hits: Hits) -> None:

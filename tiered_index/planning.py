@@ -302,7 +302,7 @@ def _limits(
     after_ns = _AFTER_NS
     if chooser is not None:
         rests_ms = min(_AFTER_RESTS * chooser.calibration.rest.p99, _AFTER_MOST * budget.latency_ms)
-        after_ns = max(after_ns, int(min(rests_ms, _LONGEST_MS) * 1e6))
+        after_ns = max(after_ns, int(rests_ms * 1e6))
     after_ns = max(after_ns, _AFTER_COLD_NS) if cold else after_ns
     after_ns += int(min(_AFTER_SHARE * budget.latency_ms, 0.2) * 1e6)
     call_ns = started_ns + int(min(budget.latency_ms, _LONGEST_MS) * 1e6) - after_ns

@@ -65,12 +65,12 @@ class _Threads(threading.local):
     current = 0
 
 
-# GNU OpenMP's pool does not survive a fork: a parallel region in the child would wait for ever.
 _threads = _Threads()
 _cores = os.cpu_count() or 1
 
 
 def _after_fork() -> None:
+    # GNU OpenMP's pool does not survive a fork: a parallel region in the child would wait for ever.
     global _cores
     _cores = 1
     faiss.omp_set_num_threads(1)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tiered_index.errors import ZeroVectorError
 from tiered_index.planner.margins import Curve, Pairs, claim_of, margin_curve
 from tiered_index.planner.model import Reading, Stopped, Times, Walked, quantiles
-from tiered_index.planner.plan import Plan
+from tiered_index.planner.plan import BEYOND_K, Plan
 from tiered_index.planner.subject import Observed, Subject
 
 EFS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
@@ -320,7 +320,7 @@ def _stops(
                 if _pays(measured.recall, measured.total.mean, fixed, worth=1.0):
                     kept.append(measured)
     for walk in graph:
-        if k <= walk.ef <= 25 * (k + 12):
+        if k <= walk.ef <= 25 * (k + BEYOND_K):
             plan = Plan(strategy="graph", prefix_dim=subject.width, ef=walk.ef, candidates=walk.ef)
             pairs[plan] = _margins_of(subject, k, plan, min(queries, 100))
     return kept, pairs or _scanned(subject, k, queries)
@@ -328,7 +328,7 @@ def _stops(
 
 def _stop_plans(subject: Subject, k: int) -> Iterator[Plan]:
     for width in STOP_WIDTHS:
-        ef = width * (k + 12)
+        ef = width * (k + BEYOND_K)
         if ef <= subject.widest_walk:
             ends = [(ef, each * k) for each in STOP_MISSES]
             if subject.sketched:

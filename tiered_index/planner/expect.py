@@ -6,14 +6,13 @@ import math
 
 from tiered_index.planner.margins import at
 from tiered_index.planner.model import FRACTIONS, STORED_MISSES, Calibration
-from tiered_index.planner.plan import Plan
+from tiered_index.planner.plan import BEYOND_K, Plan
 
 DRIFT_MISSES = 1.75
 """By how much misses are multiplied when the scores of late are not those that calibration saw.
 Sentences missed 1.3 to 1.7 times as often as was estimated after calibration with titles."""
 
 _LEAST_MISS = 1e-4
-_BEYOND_K = 12
 
 
 class Expectation:
@@ -36,7 +35,7 @@ class Expectation:
         self._curve = calibration.margins[nearest]
         self._worse = STORED_MISSES if calibration.source == "stored" else 1.0
         self.scores = calibration.scores[nearest]
-        self._narrower = (nearest + _BEYOND_K) / (k + _BEYOND_K)
+        self._narrower = (nearest + BEYOND_K) / (k + BEYOND_K)
         self._whole = calibration.fractions != FRACTIONS  # by sketches, what a walk kept tells of its margin
         self._claims = tuple((math.log(ef), claim) for ef, claim in calibration.claims.get(nearest, ()))
         self._stopped = [one for one in calibration.stopped if one.k == nearest]

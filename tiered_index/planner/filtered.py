@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tiered_index.planner.among import DENSE, FAR, NEAR, OF_FEW, OF_MANY, Among, Kind
 from tiered_index.planner.nearness import WIDER, WIDEST, steps_for
-from tiered_index.planner.plan import MAX_EF, Plan
+from tiered_index.planner.plan import BEYOND_K, MAX_EF, Plan
 
 EXACT_ROWS = 128
 """So few matching rows are all scored by their full vectors."""
@@ -64,7 +64,6 @@ _MOST_MISSED, _MOST_MISSED_KEPT = 2.0, 1.25
 and at most of any query; the latter numbers where a floor is to be kept, whatever the filter."""
 
 _SCANNED_CANDIDATES = 512
-_BEYOND_K = 12
 _CANDIDATES_PER_K = 8
 _WIDER = 1.5
 """A walk among less than half of the rows takes a wider beam for the same recall: with it 0.94 to 0.98 of the
@@ -352,7 +351,7 @@ def _finds(plan: Plan, k: int, wider: float, known: Among) -> bool:
 
 def _measured_ef(ef: float, k: int, known: Among) -> float:
     """Return the beam that does for the k that was measured what `ef` does for another."""
-    return ef * (known.k + _BEYOND_K) / (k + _BEYOND_K)
+    return ef * (known.k + BEYOND_K) / (k + BEYOND_K)
 
 
 def expected(

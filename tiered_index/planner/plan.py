@@ -12,6 +12,9 @@ from tiered_index.errors import ParameterError
 
 Strategy = Literal["graph", "scan", "exact"]
 
+BEYOND_K = 12
+"""Beams that find as much for two k are to each other as those k are, with so much added to each."""
+
 MAX_K = 16_384
 MAX_EF = 65_536
 

@@ -309,9 +309,8 @@ class Writer:
         held = True  # for all that is known: Ctrl-C may come between any two steps
         try:
             try:
-                held = self._merging.acquire(
-                    blocking=False
-                )  # not where optimize() is at it in another thread
+                # not where optimize() is at it in another thread
+                held = self._merging.acquire(blocking=False)
                 if held:
                     self._merge_wanted()
             finally:
