@@ -40,8 +40,10 @@ def multiplied_bytes(query: np.ndarray, some: np.ndarray, ranges: np.ndarray) ->
     given = query.astype(np.float64)
     stepped = (query * step.astype(np.float32)).astype(np.float32).astype(np.float64)
     always = given @ (low + 0.5 * step)
-    if not codes.ROUNDS_TO_BYTES:
+    if not codes.MOST:
         return always + some.astype(np.float64) @ stepped
-    scale = np.float64(np.float32(np.abs(stepped).max()) / np.float32(127)) or 1.0
+    sizes = np.abs(stepped)
+    least = sizes.sum() / ((2**31 - 1) / 255 - len(query))  # so that no sum passes 32 bits
+    scale = np.float64(np.float32(max(sizes.max() / codes.MOST, least))) or 1.0
     whole = np.rint((stepped.astype(np.float32) / np.float32(scale)).astype(np.float32)).astype(np.float64)
     return always + 128 * (stepped - scale * whole).sum() + scale * (some.astype(np.float64) @ whole)

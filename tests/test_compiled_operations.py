@@ -175,8 +175,19 @@ def test_products_with_bytes(count: int, more: int, place: int, scale: float, se
     np.testing.assert_allclose(found, multiplied_bytes(query, some[:, :count], parts), rtol=0, atol=error)
     stood_for = _faiss.decode(some, ranges)[:, :count].astype(np.float64)
     steps = np.abs(query * step)
-    lost = 128 * count * steps.max() / 127 / 2 if codes.ROUNDS_TO_BYTES else 0.0
+    lost = 128 * count * steps.max() / codes.MOST / 2 if codes.MOST else 0.0
     np.testing.assert_allclose(found, stood_for @ query.astype(np.float64), rtol=0, atol=error + lost)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("count", [256, 257, 1_000, 4_096])
+def test_the_largest_products_with_bytes(count: int, sign: int) -> None:
+    """No sum of what codes and a query may be passes 32 bits."""
+    query = np.full(count, sign * 0.5, np.float32)
+    ranges = np.repeat(np.float32([0, 255]), count)  # bytes stand for what they are, and a half
+    code = np.full(count, 255, np.uint8)
+    product = product_of(code.ctypes.data, query.ctypes.data, count, ranges.ctypes.data, count)
+    assert product == pytest.approx(sign * 0.5 * 255.5 * count, rel=1e-4)
 
 
 @pytest.mark.parametrize("push", [push_through, push_until])

@@ -2,9 +2,9 @@
 
 A byte stands for a step of its dimension's range, so a product with bytes is one with the query times those
 steps, plus what the ranges begin with, which is the same for every row. Where the machine multiplies bytes
-(AVX512-VNNI) the query becomes bytes as well, and where it multiplies bfloat16 numbers (AVX512-BF16) it is
-rounded to them; elsewhere codes are widened to float32. Rows that are found are rescored with the query as
-it was given.
+(AVX512-VNNI) the query becomes bytes as well, where it adds products of 16 bits (AVX2) it becomes words of
+those, and where it multiplies bfloat16 numbers (AVX512-BF16) it is rounded to them; elsewhere codes are
+widened to float32. Rows that are found are rescored with the query as it was given.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ HEAD: Final = 64
 _LANES = 16
 _ACCUMULATORS = 4
 _LINE: Final = 64
-_MOST: Final = 127  # of a signed byte
+_MOST_BYTE: Final = 127  # of signed ones
+_MOST_WORD: Final = 32_767
+_MOST_CODE: Final = 255
+_MOST_SUM: Final = 2**31 - 1
 _MIDDLE: Final = 128.0  # of the bytes that codes are
+_ANY_ORDER: Final = {"contract", "nsz", "reassoc"}  # of sums; a quotient is rounded as it should be
 _FLOAT, _I8, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
 
@@ -135,6 +139,39 @@ _dot_bytes = _product_by(
 )
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _dot_words(_context: Any, _codes: Any, _query: Any, _count: Any) -> Any:
+    """Multiply bytes with words of 16 bits: ``(address of codes, address of words, how many) -> int32``."""
+    words, sums = ir.VectorType(_I16, _LANES), ir.VectorType(_I32, _LANES // 2)
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        codes, query, count = arguments
+        multiply = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(sums, [words, words]), "llvm.x86.avx2.pmadd.wd"
+        )
+        zero = ir.Constant(sums, [0] * sums.count)
+        places = [cgutils.alloca_once_value(builder, zero) for _ in range(_ACCUMULATORS)]
+        block = ir.Constant(_I64, _LANES * _ACCUMULATORS)
+        blocks = builder.udiv(count, block)
+        with cgutils.for_range(builder, blocks) as whole:
+            for i, place in enumerate(places):
+                at = builder.add(builder.mul(whole.index, block), ir.Constant(_I64, i * _LANES))
+                wide = builder.zext(load_at(builder, codes, at, 1, ir.VectorType(_I8, _LANES)), words)
+                products = builder.call(multiply, [wide, load_at(builder, query, at, 2, words)])
+                builder.store(builder.add(builder.load(place), products), place)
+        done = builder.mul(blocks, block)
+        single = cgutils.alloca_once_value(builder, ir.Constant(_I32, 0))
+        with cgutils.for_range(builder, builder.sub(count, done)) as rest:
+            at = builder.add(done, rest.index)
+            code = builder.zext(load_at(builder, codes, at, 1, _I8), _I32)
+            product = builder.mul(code, builder.sext(load_at(builder, query, at, 2, _I16), _I32))
+            builder.store(builder.add(builder.load(single), product), single)
+        total = sum_of(builder, [builder.load(place) for place in places], builder.add)
+        return builder.add(total, builder.load(single))
+
+    return types.int32(types.int64, types.int64, types.int64), codegen
+
+
 @njit
 def _room_for(size):  # type: ignore[no-untyped-def]
     """Return an array of bytes that begins with a cache line."""
@@ -162,7 +199,7 @@ def _copy(query, count):  # type: ignore[no-untyped-def]
     return room
 
 
-@njit(fastmath=True)
+@njit(fastmath=_ANY_ORDER)
 def _stepped(query, count, ranges, width, room):  # type: ignore[no-untyped-def]
     """Write the query times the steps behind the head; return what the lows add, and the largest number."""
     numbers = room[HEAD:].view(np.float32)
@@ -185,35 +222,49 @@ def _step(query, count, ranges, width):  # type: ignore[no-untyped-def]
     return room
 
 
-@njit(fastmath=True)
-def _step_and_round(query, count, ranges, width):  # type: ignore[no-untyped-def]
-    """Round the query times the steps to signed bytes, as much finer as the largest allows."""
-    room = _room_for(4 * count)
-    offset, most = _stepped(query, count, ranges, width, room)
-    scale = most / np.float32(_MOST) if most > 0.0 else np.float32(1.0)
-    numbers, rounded = room[HEAD:].view(np.float32), room[HEAD:].view(np.int8)
-    lost = 0.0
-    for i in range(count):  # a byte lies where its number lay, or before
-        number = numbers[i]
-        one = np.int64(np.rint(number / scale))
-        lost += number - scale * np.float64(one)
-        rounded[i] = one
-    head = room[:HEAD].view(np.float32)
-    # what rounding loses adds up with codes that are all positive: taken back for one in the middle
-    head[0], head[1] = scale, offset + _MIDDLE * lost
-    return room
+def _rounding_to(kind: Any, most: int) -> Any:
+    """Make what rounds the query times the steps to signed integers, as much finer as they allow."""
+
+    @njit(fastmath=_ANY_ORDER)
+    def step_and_round(query, count, ranges, width):  # type: ignore[no-untyped-def]
+        room = _room_for(4 * count)
+        offset, largest = _stepped(query, count, ranges, width, room)
+        numbers, rounded = room[HEAD:].view(np.float32), room[HEAD:].view(kind)
+        total = 0.0
+        for i in range(count):
+            total += abs(np.float64(numbers[i]))
+        # no sum of products with codes passes 32 bits, each number rounded up by half
+        least = total * _MOST_CODE / (_MOST_SUM - _MOST_CODE * count)
+        scale = np.float32(max(np.float64(largest) / most, least))
+        if scale == 0.0:
+            scale = np.float32(1.0)
+        lost = 0.0
+        for i in range(count):  # an integer lies where its number lay, or before
+            number = numbers[i]
+            one = np.int64(np.rint(number / scale))
+            lost += number - scale * np.float64(one)
+            rounded[i] = one
+        head = room[:HEAD].view(np.float32)
+        # what rounding loses adds up with codes that are all positive: taken back for one in the middle
+        head[0], head[1] = scale, offset + _MIDDLE * lost
+        return room
+
+    return step_and_round
 
 
 ROUNDS: Final = _has("avx512bf16")
 """Whether queries are rounded to bfloat16 before they meet codes of that."""
 
-ROUNDS_TO_BYTES: Final = _has("avx512vnni")
-"""Whether queries are rounded to bytes before they meet codes of bytes."""
+MOST: Final = _MOST_BYTE if _has("avx512vnni") else _MOST_WORD if has_instructions("avx2") else 0
+"""The largest integer that queries are rounded to before they meet codes of bytes; 0: they are not."""
 
 _pack_halves = _round if ROUNDS else _copy
-_pack_bytes = _step_and_round if ROUNDS_TO_BYTES else _step
 _by_halves = _dot_rounded if ROUNDS else dot_bf16
-_by_bytes = _dot_bytes if ROUNDS_TO_BYTES else dot_u8
+_pack_bytes, _by_bytes = {
+    _MOST_BYTE: (_rounding_to(np.int8, _MOST_BYTE), _dot_bytes),
+    _MOST_WORD: (_rounding_to(np.int16, _MOST_WORD), _dot_words),
+    0: (_step, dot_u8),
+}[MOST]
 
 
 @njit

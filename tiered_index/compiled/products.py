@@ -45,10 +45,11 @@ def _read_f32(builder: Any, address: Any, offset: Any, lanes: int) -> Any:
 
 
 def sum_of(builder: Any, values: Any, add: Callable[[Any, Any], Any]) -> Any:
-    """Add up all lanes of vectors of 16 numbers."""
+    """Add up all lanes of vectors, of which each has as many, a power of two."""
     while len(values) > 1:
         values = [add(a, b) for a, b in zip(values[::2], values[1::2], strict=True)]
-    total, lanes = values[0], _LANES
+    total = values[0]
+    lanes = total.type.count
     while lanes > 1:
         lanes //= 2
         low, high = (
