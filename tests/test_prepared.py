@@ -290,6 +290,62 @@ def test_corrections_from_observed_times_decide_again(
     assert len(decided) == 2
 
 
+@pytest.mark.parametrize(("latency_ms", "stands"), [(1.0, True), (1e4, False)])
+def test_a_decision_for_a_short_budget_stands_for_some_calls(
+    make: Callable[..., ti.Index],
+    data: tuple,
+    monkeypatch: pytest.MonkeyPatch,
+    latency_ms: float,
+    stands: bool,
+) -> None:
+    """Whatever is observed of times; not of the page cache, and not when there is another calibration."""
+    index = make()
+    index.calibrate(data[1], k=(10,), seconds=2.0)
+    monkeypatch.setattr("tiered_index.prepared.DECIDED_CALLS", 8)
+    planning, decided = index._planning, []
+    feedback, decide = planning.chooser.feedback, planning.decide
+    monkeypatch.setattr(feedback, "observe", lambda *_, **__: None)
+    monkeypatch.setattr(
+        planning, "decide", lambda *asked, **more: decided.append(decide(*asked, **more)) or decided[-1]
+    )
+
+    def decisions(calls: int) -> int:
+        before = len(decided)
+        for _ in range(calls):
+            index.search(data[1][0], ef=100, latency_budget_ms=latency_ms)
+        return len(decided) - before
+
+    assert decisions(1) == 1
+    feedback._state = feedback._state._replace(coarse=2.0)
+    assert decisions(7) == (0 if stands else 1)
+    assert decisions(8) == (1 if stands else 0)
+    feedback._state = feedback._state._replace(cold_share=0.5)
+    assert decisions(1) == 1
+    planning.use(planning.chooser.calibration)
+    assert decisions(2) == 1
+
+
+@pytest.mark.parametrize("way", ["prepared", "general"])
+@pytest.mark.parametrize("asked", [{"latency_budget_ms": 1e4}, {}])
+def test_a_search_with_a_deadline_is_learnt_from_when_the_next_comes_in(
+    make: Callable[..., ti.Index],
+    data: tuple,
+    only: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    asked: dict[str, float],
+) -> None:
+    index = make()
+    index.calibrate(data[1], k=(10,), seconds=2.0)
+    learnt: list[Any] = []
+    monkeypatch.setattr(index._planning.chooser.feedback, "observe", lambda *seen, **_: learnt.append(seen))
+    monkeypatch.setattr("tiered_index.prepared.LEARN_AFTER_NS", 0)
+    only(way)
+    for calls in range(1, 4):
+        index.search(data[1][0], ef=100, **asked)
+        assert len(learnt) == calls - ("latency_budget_ms" in asked)
+
+
 @pytest.mark.parametrize(("after_ns", "count"), [(0, None), (10**18, 1)])
 def test_a_query_is_learnt_from_if_it_comes_some_time_after_the_last_one(
     make: Callable[..., ti.Index],

@@ -10,7 +10,7 @@ from tiered_index.config import Budget
 from tiered_index.decision import Decision
 from tiered_index.errors import BudgetNotMetError, ZeroVectorError
 from tiered_index.exact import exact_search
-from tiered_index.outcome import Outcome, learn
+from tiered_index.outcome import Outcome
 from tiered_index.planning import Planning
 from tiered_index.results import Hits, SearchResult
 from tiered_index.search import search
@@ -97,7 +97,8 @@ def ask(
     addresses, scores = (hits.addresses[0], hits.scores[0]) if single else (hits.addresses, hits.scores)
     ids = snapshot.ids(addresses.reshape(-1)).reshape(addresses.shape)
     outcome = Outcome(decision, planning.chooser, k, hits, (perf_counter_ns() - started_ns) / 1e6)
-    learn(decision, planning.chooser, k, hits)
+    if len(queries) == 1:
+        planning.learn(decision, outcome.learn)
     result = SearchResult(ids, scores, addresses, hits.plan, snapshot, outcome)
     if strict and result.degraded_reason is not None:
         raise BudgetNotMetError(result.degraded_reason)

@@ -112,21 +112,21 @@ class Outcome:
             self._k, hits.margin, decision.prediction, late=hits.late, drifted=self._drifted
         )
 
-
-def learn(decision: Decision, chooser: Chooser | None, k: int, hits: Hits) -> None:
-    """Correct what is expected by what was observed of a single query that was planned."""
-    prediction, stats = decision.prediction, hits.stats
-    if prediction is None or chooser is None or hits.plan.strategy == "exact":
-        return
-    if len(hits.scores) == 1 and hits.scores.shape[1] and hits.margin:
-        chooser.saw(k, float(hits.scores[0, 0]), float(hits.scores[0, -1]))
-    if stats.queries == 1 and hits.plan.strategy == prediction.plan.strategy:
-        planned = prediction.plan.candidates
-        share = min(stats.rows_read / planned, 1.0) if hits.late and planned else 1.0
-        chooser.feedback.observe(
-            (prediction.coarse.p50, prediction.rescore.p50 * share),
-            (stats.coarse_ms, stats.rescore_ms),
-            stats.rows_read,
-            stats.cold_rows,
-            cut=hits.late,
-        )
+    def learn(self) -> None:
+        """Correct what is expected by what was observed of a single query that was planned."""
+        decision, chooser, hits = self._decision, self._chooser, self.hits
+        prediction, stats = decision.prediction, hits.stats
+        if prediction is None or chooser is None or hits.plan.strategy == "exact":
+            return
+        if hits.scores.shape[1] and hits.margin:
+            chooser.saw(self._k, float(hits.scores[0, 0]), float(hits.scores[0, -1]))
+        if hits.plan.strategy == prediction.plan.strategy:
+            planned = prediction.plan.candidates
+            share = min(stats.rows_read / planned, 1.0) if hits.late and planned else 1.0
+            chooser.feedback.observe(
+                (prediction.coarse.p50, prediction.rescore.p50 * share),
+                (stats.coarse_ms, stats.rescore_ms),
+                stats.rows_read,
+                stats.cold_rows,
+                cut=hits.late,
+            )

@@ -22,7 +22,8 @@ from tiered_index.compiled.answered import TooFar
 from tiered_index.compiled.layout import NEARNESS, TOOK
 from tiered_index.config import Budget
 from tiered_index.decision import Decision
-from tiered_index.outcome import Outcome, learn
+from tiered_index.outcome import Outcome
+from tiered_index.planner.feedback import State
 from tiered_index.planner.filtered import by_share, shares
 from tiered_index.planner.plan import Plan
 from tiered_index.planning import Planning
@@ -37,12 +38,19 @@ LEARN_AFTER_NS = 1_000_000
 """Queries that come in sooner after one that was learnt from are not: learning takes as much of Python as the
 rest of a call, and leaves less of that in the caches."""
 
+DECIDED_MS, DECIDED_CALLS = 2.0, 256
+"""To decide anew takes .2 to .6 ms. What was decided for a budget below the former stands for so many calls,
+whatever is observed of times: each has its deadline, and not one in a hundred is late for a decision."""
+
 _FLOAT32 = np.dtype(np.float32)
 _KEPT = 256
 _TRIED, _FEW = 16, 0.25
 
 Called = tuple[int, float | None, float | None, Budget | None, str | None, int | None, int | None, int | None]
 """k, latency_budget_ms, min_recall, budget, profile, prefix_dim, ef and candidates, as given to a search."""
+
+Basis = tuple[int, State | None, bool]
+"""What a decision rests on: the epoch of plans, what was observed of them, whether the rows are linked."""
 
 
 class Prepared:
@@ -133,6 +141,16 @@ class Prepared:
         ).answer
         return answer
 
+    def stands(self, then: Basis, now: Basis) -> bool:
+        """Return whether to answer by what was decided on another basis."""
+        latency_ms = self._decision.budget.latency_ms
+        if latency_ms is None or latency_ms >= DECIDED_MS or self._calls >= DECIDED_CALLS:
+            return False
+        (epoch, before, linked), after = then, now[1]
+        if before is None or after is None or (epoch, after, linked) != now:
+            return False
+        return (before.cold_share, before.misses) == (after.cold_share, after.misses)
+
     def _ask(self, query: NDArray[np.float32], started_ns: int) -> tuple[Plan, Any] | None:
         """Return the plan that answered, and what it found."""
         answer, plan = self._answer, self._decision.plan  # another thread may take the former away
@@ -179,7 +197,7 @@ class Prepared:
         outcome = Outcome(self._decision, planning.chooser, self._k, hits, total_ms)
         if planning.chooser is not None and started_ns >= planning.learn_from_ns:
             planning.learn_from_ns = started_ns + LEARN_AFTER_NS
-            learn(self._decision, planning.chooser, self._k, outcome.hits)
+            planning.learn(self._decision, outcome.learn)
         return SearchResult(ids, scores, rows, plan, snapshot, outcome)
 
     def hits(self, query: NDArray[np.float32], started_ns: int) -> Hits | None:
@@ -272,6 +290,7 @@ class PreparedSearches:
                 matching = None
             else:
                 known = matching.prepared
+        self._planning.catch_up()
         chooser = self._planning.chooser
         linked = matching is not None and matching.linked
         basis = self._planning.epoch, None if chooser is None else chooser.feedback.state(), linked
@@ -279,7 +298,7 @@ class PreparedSearches:
             found = known.get(called)
         except TypeError:  # what has no hash is no number and no budget
             return None
-        if found is None or found[0] != basis:
+        if found is None or (found[0] != basis and not found[1].stands(found[0], basis)):
             scope = snapshot.scope if matching is None else matching.scope
             if scope.road is None:
                 return None

@@ -219,7 +219,7 @@ def front(found: Options, state: State) -> list[Prediction]:
 
 
 def _prediction(found: Options, i: int, state: State) -> Prediction:
-    one = found.take([i])
+    one = found.take(slice(i, i + 1))
     coarse, rescore = _corrected(one, state)
     stages = (coarse[0], rescore[0], added(coarse, rescore, one.rest)[0])
     recall = float(_recall(one, state)[0])
@@ -233,9 +233,10 @@ def _recall(found: Options, state: State) -> NDArray[np.float64]:
 
 
 def _corrected(found: Options, state: State) -> tuple[Quantiles, Quantiles]:
-    exact = np.array([plan.strategy == "exact" for plan in found.plans])
-    factor: NDArray[np.float64] = np.where(exact, 1.0, state.rescore)
-    return found.coarse * state.coarse, found.rescore * factor[:, None]
+    rescore = found.rescore * state.rescore
+    if found.plans[-1].strategy == "exact":  # which stands last
+        rescore[-1] = found.rescore[-1]
+    return found.coarse * state.coarse, rescore
 
 
 def _grain(rows: int) -> int:

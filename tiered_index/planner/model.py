@@ -184,13 +184,12 @@ def quantiles(times: Times) -> Quantiles:
 
 def added(*stages: Quantiles) -> Quantiles:
     """Add stages that vary independently: means, and the squares of how far quantiles stand above them."""
-    mean = sum(stage[..., 0] for stage in stages)
-    total = np.empty(np.broadcast_shapes(*(stage.shape for stage in stages)))
-    total[..., 0] = mean
-    total[..., 1] = sum(stage[..., 1] for stage in stages)
-    for i in (2, 3):
-        above = sum(np.maximum(stage[..., i] - stage[..., 0], 0.0) ** 2 for stage in stages)
-        total[..., i] = mean + np.sqrt(above)
+    total, squares = np.zeros(4), np.zeros(2)
+    for stage in stages:
+        total = total + stage
+        above = np.maximum(stage[..., 2:] - stage[..., :1], 0.0)
+        squares = squares + above * above
+    total[..., 2:] = total[..., :1] + np.sqrt(squares)
     return total
 
 
@@ -200,7 +199,7 @@ class Options(NamedTuple):
     Attributes
     ----------
     plans : list of Plan
-        n of them.
+        n of them; an exact one is the last.
     recall, error : ndarray, shape (n,)
         Mean recall@k, and its standard error.
     coarse, rescore, rest : ndarray, shape (n, 4)
@@ -214,9 +213,10 @@ class Options(NamedTuple):
     rescore: Quantiles
     rest: Quantiles
 
-    def take(self, places: Any) -> Options:
+    def take(self, places: NDArray[np.int64] | slice) -> Options:
         """Return some of them."""
-        return Options([self.plans[i] for i in places], *(array[places] for array in self[1:]))
+        plans = self.plans[places] if isinstance(places, slice) else [self.plans[i] for i in places]
+        return Options(plans, *(array[places] for array in self[1:]))
 
 
 def options(
