@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter, perf_counter_ns
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -455,15 +456,12 @@ def test_deleted_rows_of_several_segments_are_never_found(split_thinned: ti.Inde
 
 def test_many_results_are_left_to_the_generic_path(index: ti.Index, data: tuple) -> None:
     road = index._current.get().scope.road
-    assert [road.takes(k, 100, scan=False) for k in (0, 1, engine.MAX_K, engine.MAX_K + 1)] == [
-        False,
-        True,
-        True,
-        False,
-    ]
+    for scan in (False, True):
+        taken = [road.takes(k, 100, scan=scan) for k in (0, 1, engine.MAX_K, engine.MAX_K + 1)]
+        assert taken == [False, True, True, False]
     wide = ROWS // SCAN_ROWS_PER_EF
     assert [road.takes(10, ef, scan=False) for ef in (wide - 1, wide)] == [True, False]
-    assert not road.takes(10, 100, scan=True)  # of all rows, which FAISS does
+    assert road.takes(10, wide, scan=True)
     truth, _ = exact_top_k(data[0], data[1][:10], 600)
     found = [index.search(query, 600) for query in data[1][:10]]
     assert {result.plan.strategy for result in found} == {"scan"}
@@ -593,6 +591,46 @@ def test_a_forked_child_answers_alike(index: ti.Index, data: tuple) -> None:
         child.kill()
     assert child.exitcode == 0
     assert look() == before
+
+
+# Scanning all rows
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_all_rows_are_scanned_compiled(
+    index: ti.Index, data: tuple, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """And FAISS, which a process that walks does not hold, is not asked."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("FAISS was asked")
+
+    monkeypatch.setattr(_faiss, "search", refused)
+    queries = unit(data[1][:count])
+    scores = multiplied(graph_of(index), unit(queries[:, :PREFIX_DIM]))
+    for candidates in (60, ROWS):
+        plan = msgspec.structs.replace(plan_of(candidates), strategy="scan")
+        hits = search(index._current.get(), queries, 10, plan, perf_counter())
+        assert hits.plan == plan
+        assert (hits.stats.parts_walked, hits.stats.parts_scanned) == (0, 1)
+        assert (hits.stats.distances, hits.stats.rows_read) == (count * ROWS, count * candidates)
+        for query, by_prefix, found in zip(queries, scores, hits.addresses, strict=True):
+            best = np.argsort(-by_prefix, kind="stable")[:candidates]
+            truth, _ = exact_top_k(unit(data[0][best]), query[None], 10, "dot")
+            assert found.tolist() == best[truth[0]].tolist()
+
+
+def test_all_rows_of_a_tier_are_scanned_compiled(
+    index: ti.Index, data: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a walk would see most of them, too."""
+    tier, prefix = graph_of(index), unit(data[1][:1, :PREFIX_DIM])
+    (exact,) = multiplied(tier, prefix)
+    monkeypatch.setattr(tier, "_view", None)
+    for ef, scan in ((50, True), (ROWS // SCAN_ROWS_PER_EF, False)):
+        found = tier.search(prefix, ef, 50, scan=scan)
+        assert (found.scanned, found.distances) == (True, ROWS)
+        assert_alike((found.rows[0], found.scores[0]), (np.argsort(-exact)[:50], np.sort(exact)[::-1][:50]))
 
 
 # Without Numba

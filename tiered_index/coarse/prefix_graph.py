@@ -177,6 +177,7 @@ class CoarseTier:
         if self.fields is None or self.rows <= SCANNED_ROWS:
             self._view(self.prefix_dim)
         self._links = all_rows(self.fields)
+        self._every: NDArray[np.int32] | None = None
 
     @classmethod
     def open(cls, path: str, prefix_dim: int, rows: int) -> CoarseTier:
@@ -267,7 +268,7 @@ class CoarseTier:
             return Candidates(np.empty((0, count), np.int64), np.empty((0, count), np.float32), False, 0)
         ef = max(ef, count)
         scans = self._scans(ef if among is None else among.wider(ef), scan)
-        if self.fields is not None and len(prefixes) == 1 and not (scans and among is None):
+        if self.fields is not None and len(prefixes) == 1:
             found = self._by_engine(prefixes[0], ef, count, among, deadline_ns, scan=scans)
             if found is not None:
                 return found
@@ -295,15 +296,24 @@ class CoarseTier:
         *,
         scan: bool,
     ) -> Candidates | None:
-        """Walk, or scan selected rows; None if fewer than `count` were found, and not for want of time."""
-        settings = {} if among is None else among.settings(scan=scan)
-        links = self.links_of(among)
+        """Walk, or scan; None if fewer than `count` were found, and not for want of time."""
+        settings, links = self.settings(among, scan=scan), self.links_of(among)
         rows, scores, distances, late, ms = self._engine.walk(
             links.graph, prefix, count if scan else ef, deadline_ns=deadline_ns, **settings
         )
         if len(rows) < count and not late:
             return None
         return Candidates(rows[None, :count], scores[None, :count], scan, distances, late, ms)
+
+    def settings(self, among: Selection | None, *, scan: bool) -> dict[str, Any]:
+        """Return what tells the compiled engine which rows to score or to walk to, valid as long as both."""
+        if among is not None:
+            return among.settings(scan=scan)
+        if not scan:
+            return {}
+        if self._every is None:  # no lock, as in :meth:`_view`
+            self._every = np.arange(self.rows, dtype=np.int32)
+        return {"rows": self._every}
 
     def near(self, prefix: NDArray[np.float32]) -> NDArray[np.int64] | None:
         """Return some of the rows nearest to a query, whatever is asked of them; None where FAISS walks."""

@@ -54,12 +54,14 @@ class Road:
 
     def takes(self, k: int, ef: int, *, scan: bool) -> bool:
         """Return whether the engine answers so much; what is more is left to NumPy, or to a scan."""
+        if not 0 < k <= self._engine.MAX_K:
+            return False
         if scan:
-            return 0 < k <= self._engine.MAX_K and self._among is not None
+            return True
         if self._among is not None and self.linked:  # the planner weighs such walks and scans
-            return 0 < k <= self._engine.MAX_K and ef <= len(self._among)
+            return ef <= len(self._among)
         ef = ef if self._among is None else self._among.wider(ef)
-        return 0 < k <= self._engine.MAX_K and self._segment.rows > SCAN_ROWS_PER_EF * ef
+        return self._segment.rows > SCAN_ROWS_PER_EF * ef
 
     def prepare(
         self,
@@ -172,7 +174,7 @@ class Road:
         segment.lookup.check()
         if segment.sketch is not None:
             segment.sketch.check()
-        return {} if self._among is None else self._among.settings(scan=scan)
+        return segment.coarse.settings(self._among, scan=scan)
 
     def share_near(self, prefix: NDArray[np.float32]) -> float:
         """Return which share of the rows nearest to a query may be found."""
