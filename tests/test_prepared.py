@@ -302,9 +302,10 @@ def test_a_decision_for_a_short_budget_stands_for_some_calls(
     index = make()
     index.calibrate(data[1], k=(10,), seconds=2.0)
     monkeypatch.setattr("tiered_index.prepared.DECIDED_CALLS", 8)
-    planning, decided = index._planning, []
+    monkeypatch.setattr("tiered_index.prepared.LEARN_AFTER_NS", 0)
+    planning, decided, corrected_by = index._planning, [], []
     feedback, decide = planning.chooser.feedback, planning.decide
-    monkeypatch.setattr(feedback, "observe", lambda *_, **__: None)
+    monkeypatch.setattr(feedback, "observe", lambda *_, then, **__: corrected_by.append(then.coarse))
     monkeypatch.setattr(
         planning, "decide", lambda *asked, **more: decided.append(decide(*asked, **more)) or decided[-1]
     )
@@ -318,7 +319,9 @@ def test_a_decision_for_a_short_budget_stands_for_some_calls(
     assert decisions(1) == 1
     feedback._state = feedback._state._replace(coarse=2.0)
     assert decisions(7) == (0 if stands else 1)
+    assert corrected_by[-1] == (1.0 if stands else 2.0)
     assert decisions(8) == (1 if stands else 0)
+    assert corrected_by[-1] == 2.0
     feedback._state = feedback._state._replace(cold_share=0.5)
     assert decisions(1) == 1
     planning.use(planning.chooser.calibration)

@@ -239,7 +239,8 @@ def _verdict(one: Prediction, chosen: Prediction, budget: Budget) -> str:
 
 
 def _expected(prediction: Prediction, verdict: str) -> Expected:
-    return Expected(**prediction._asdict(), verdict=verdict)
+    told = {name: value for name, value in prediction._asdict().items() if name != "state"}
+    return Expected(**told, verdict=verdict)
 
 
 def plan_words(plan: Plan) -> str:

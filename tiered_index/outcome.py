@@ -129,4 +129,5 @@ class Outcome:
                 stats.rows_read,
                 stats.cold_rows,
                 cut=hits.late,
+                then=prediction.state,
             )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tiered_index.config import Budget
 from tiered_index.planner.choose import FLOOR_ERRORS, Chooser, choose, front, totals
-from tiered_index.planner.feedback import MAX_FACTOR, Drift, Feedback, State
+from tiered_index.planner.feedback import AS_MEASURED, MAX_FACTOR, Drift, Feedback, State
 from tiered_index.planner.model import UNBOUNDED, Options, Times, options
 from tiered_index.planner.plan import EXACT, Plan
 
@@ -221,6 +221,19 @@ def feed(feedback: Feedback, coarse: np.ndarray, rescore: np.ndarray, rows: int 
         # what is predicted has the corrections in it
         predicted = 2.0 * state.coarse, 0.5 * state.rescore
         feedback.observe(predicted, (2.0 * one, 0.5 * other), rows, cold)
+
+
+def test_predictions_may_be_older_than_the_corrections() -> None:
+    """A decision may stand for a while; what is observed of it is held against what it was made with."""
+    feedback = Feedback()
+    for _ in range(1_000):
+        feedback.observe((2.0, 0.5), (8.0, 0.25), 50, 0, then=AS_MEASURED)
+    assert feedback.state().coarse == pytest.approx(4.0, rel=0.1)
+    assert feedback.state().rescore == pytest.approx(0.5, rel=0.1)
+    other = Feedback()
+    for _ in range(1_000):
+        other.observe((8.0, 0.25), (8.0, 0.25), 50, 0, then=feedback.state())
+    assert other.state() == feedback.state()
 
 
 @settings(max_examples=15)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tiered_index.config import Budget
 from tiered_index.planner.expect import Expectation
-from tiered_index.planner.feedback import Drift, Feedback, State
+from tiered_index.planner.feedback import AS_MEASURED, Drift, Feedback, State
 from tiered_index.planner.model import Calibration, Options, Quantiles, Times, added, options, to_deadline
 from tiered_index.planner.plan import Plan
 
@@ -33,6 +33,8 @@ class Prediction(NamedTuple):
         Mean recall@k, and its standard error.
     coarse, rescore, total : Times
         By stage, and of the whole call; milliseconds.
+    state : State
+        What corrected these.
     """
 
     plan: Plan
@@ -41,6 +43,7 @@ class Prediction(NamedTuple):
     coarse: Times
     rescore: Times
     total: Times
+    state: State = AS_MEASURED
 
 
 class Choice(NamedTuple):
@@ -223,9 +226,8 @@ def _prediction(found: Options, i: int, state: State) -> Prediction:
     coarse, rescore = _corrected(one, state)
     stages = (coarse[0], rescore[0], added(coarse, rescore, one.rest)[0])
     recall = float(_recall(one, state)[0])
-    return Prediction(
-        one.plans[0], recall, float(one.error[0]), *(Times(*stage.tolist()) for stage in stages)
-    )
+    coarse_ms, rescore_ms, total_ms = (Times(*stage.tolist()) for stage in stages)
+    return Prediction(one.plans[0], recall, float(one.error[0]), coarse_ms, rescore_ms, total_ms, state)
 
 
 def _recall(found: Options, state: State) -> NDArray[np.float64]:

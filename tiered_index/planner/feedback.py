@@ -36,6 +36,10 @@ class State(NamedTuple):
     misses: Correction | None = None
 
 
+AS_MEASURED = State(1.0, 1.0, 0.0)
+"""No corrections."""
+
+
 class Feedback:
     """Follows the median of observed against predicted times, per stage.
 
@@ -47,7 +51,7 @@ class Feedback:
         self._rescore = 0.0
         self._cold_share = 0.0
         self._misses: Correction | None = None
-        self._state = State(1.0, 1.0, 0.0)
+        self._state = AS_MEASURED
 
     def state(self) -> State:
         """Return the corrections, in steps."""
@@ -61,29 +65,33 @@ class Feedback:
         cold_rows: int,
         *,
         cut: bool = False,
+        then: State | None = None,
     ) -> None:
         """Take in one query.
 
         Parameters
         ----------
         predicted, observed : (float, float)
-            Milliseconds of walk and rescoring; predicted with the corrections of :meth:`state`.
+            Milliseconds of walk and rescoring.
         rows_read, cold_rows : int
             Rows rescored, and those of them from disk.
         cut : bool
             The deadline came first: the walk may have taken longer than was observed. The prediction
             of the rescoring is that of the rows that were read.
+        then : State, optional
+            Corrections that the prediction was made with; by default those of now.
         """
         if not rows_read:
             return
-        state = self._state
+        now = self._state
+        then = now if then is None else then
         self._cold_share += COLD_RATE * (cold_rows / rows_read - self._cold_share)
         if not cut or observed[0] > predicted[0]:
-            self._coarse = _moved(self._coarse, observed[0], predicted[0] / state.coarse)
-        if (cold_rows > 0) == (state.cold_share > 0.0):  # else it was another time than predicted
-            self._rescore = _moved(self._rescore, observed[1], predicted[1] / state.rescore)
+            self._coarse = _moved(self._coarse, observed[0], predicted[0] / then.coarse)
+        if (cold_rows > 0) == (then.cold_share > 0.0):  # else it was another time than predicted
+            self._rescore = _moved(self._rescore, observed[1], predicted[1] / then.rescore)
         cold = round(self._cold_share / _COLD_GRAIN) * _COLD_GRAIN
-        coarse, rescore = _stepped(self._coarse, state.coarse), _stepped(self._rescore, state.rescore)
+        coarse, rescore = _stepped(self._coarse, now.coarse), _stepped(self._rescore, now.rescore)
         self._state = State(coarse, rescore, cold, self._misses)
 
     def use_misses(self, correction: Correction | None) -> None:
