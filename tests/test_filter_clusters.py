@@ -152,4 +152,5 @@ def test_an_index_of_several_segments_measures_filters_too(
         seen = recalls([one.ids for one in found], topic, tail)
         assert seen.mean() >= floor - 2 * seen.std() / math.sqrt(len(seen))
         assert np.mean([one.estimated_recall for one in found]) <= seen.mean() + 0.03
-        assert index.explain(where=below(topic), min_recall=floor).plan.strategy == "graph"
+        # where a scan of all that match was measured to be faster, that
+        assert {one.plan.strategy for one in found} <= {"graph", "scan"}
