@@ -20,7 +20,6 @@ from tiered_index.testing import exact_top_k, matryoshka_vectors
 
 engine = pytest.importorskip("tiered_index.compiled.engine")
 compiled = pytest.importorskip("tiered_index.compiled.prepared")
-layout = pytest.importorskip("tiered_index.compiled.layout")
 
 DIM, PREFIX_DIM, ROWS = 64, 32, 7_000
 SETTINGS: list[dict[str, Any]] = [
@@ -327,36 +326,6 @@ def test_a_decision_for_a_short_budget_stands_for_some_calls(
     assert decisions(1) == 1
     planning.use(planning.chooser.calibration)
     assert decisions(2) == 1
-
-
-def test_deadlines_are_earlier_when_searches_that_they_ended_were_late(
-    make: Callable[..., ti.Index], data: tuple
-) -> None:
-    index = make()
-    index.calibrate(data[1], k=(10,), seconds=2.0)
-    snapshot, planning, budget_ms = index._current.get(), index._planning, 1_000.0
-    index.search(data[1][0], ef=100, latency_budget_ms=budget_ms)
-    ((_, prepared),) = snapshot.prepared.values()
-    fields = prepared._answer.__self__._kept[0]
-
-    def left() -> int:
-        assert fields[layout.DONE_BY] == planning.limits(prepared._decision).call_ns
-        assert fields[layout.WALK_BY] == planning.limits(prepared._decision).walk_ns
-        return int(budget_ms * 1e6) - fields[layout.DONE_BY]
-
-    before = left()
-    prepared._ended(budget_ms - 1)
-    assert left() == before
-    prepared._ended(budget_ms + 1)
-    assert left() == pytest.approx(1.25 * before, abs=2)
-    for _ in range(30):
-        prepared._ended(budget_ms + 1)
-    assert left() == pytest.approx(1.25**9 * before, abs=10)
-    for _ in range(2_000):
-        prepared._ended(budget_ms - 1)
-    assert left() == before
-    planning.chooser.lateness.left = 1e9
-    assert planning.limits(prepared._decision).call_ns == pytest.approx(0.6e6 * budget_ms, rel=1e-6)
 
 
 @pytest.mark.parametrize("way", ["prepared", "general"])

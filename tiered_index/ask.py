@@ -96,10 +96,7 @@ def ask(
             planning.keep(queries[0])
     addresses, scores = (hits.addresses[0], hits.scores[0]) if single else (hits.addresses, hits.scores)
     ids = snapshot.ids(addresses.reshape(-1)).reshape(addresses.shape)
-    total_ms = (perf_counter_ns() - started_ns) / 1e6
-    outcome = Outcome(decision, planning.chooser, k, hits, total_ms)
-    if hits.late:
-        planning.ended(decision, planning.chooser, total_ms)
+    outcome = Outcome(decision, planning.chooser, k, hits, (perf_counter_ns() - started_ns) / 1e6)
     if len(queries) == 1:
         planning.learn(decision, outcome.learn)
     result = SearchResult(ids, scores, addresses, hits.plan, snapshot, outcome)

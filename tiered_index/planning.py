@@ -38,12 +38,6 @@ _AFTER_SHARE = 0.02
 _AFTER_COLD_NS = 220_000
 """The same where a row may have to be waited for."""
 
-_AFTER_LATE = 0.4
-"""Up to this share of the budget, more is left when calls are late for that."""
-
-_RETURNING_MS = 0.01
-"""What a call takes after it was timed: its result is put together."""
-
 _LONGEST_MS = 1e9
 """Later deadlines are none."""
 
@@ -244,18 +238,6 @@ class Planning:
         known = among, relies, followed
         return Decision(plan, limits, budget, prediction, concern, matches, snapshot.rows, *known)
 
-    def ended(self, decision: Decision, chooser: Chooser | None, total_ms: float) -> None:
-        """Take in that a search was ended by its deadline, and what the whole call took."""
-        prediction, latency_ms = decision.prediction, decision.budget.latency_ms
-        if chooser is None or prediction is None or latency_ms is None:
-            return
-        if prediction.total.p50 < latency_ms:  # else it was late before it began
-            chooser.lateness.observe(kept=total_ms + _RETURNING_MS <= latency_ms)
-
-    def limits(self, decision: Decision) -> Limits:
-        """Return when to stop, counted from the beginning of a call, as far as is known now."""
-        return _limits(decision.budget, decision.prediction, self.chooser, 1, 0)
-
     def learn(self, decision: Decision, learnt: Callable[[], None]) -> None:
         """Learn from a search now; from one with a deadline when the next one comes in.
 
@@ -342,9 +324,6 @@ def _limits(
         after_ns = max(after_ns, int(rests_ms * 1e6))
     after_ns = max(after_ns, _AFTER_COLD_NS) if cold else after_ns
     after_ns += int(min(_AFTER_SHARE * budget.latency_ms, 0.2) * 1e6)
-    if chooser is not None and chooser.lateness.left > 1.0:
-        most_ns = int(_AFTER_LATE * budget.latency_ms * 1e6)
-        after_ns = max(after_ns, min(int(after_ns * chooser.lateness.left), most_ns))
     call_ns = started_ns + int(min(budget.latency_ms, _LONGEST_MS) * 1e6) - after_ns
     rescore_ms = prediction.rescore.p50 if prediction is not None else 0.0
     # no less than half for the walk: rescoring needs candidates

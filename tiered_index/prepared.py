@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tiered_index.by_road import enough_of
 from tiered_index.compiled import FAR_FEWER_NEAR, FEWER_NEAR, NONE_NEAR
 from tiered_index.compiled.answered import TooFar
-from tiered_index.compiled.layout import NEARNESS, TOLD_LATE, TOOK
+from tiered_index.compiled.layout import NEARNESS, TOOK
 from tiered_index.config import Budget
 from tiered_index.decision import Decision
 from tiered_index.outcome import Outcome
@@ -75,7 +75,6 @@ class Prepared:
         "_calls",
         "_decision",
         "_k",
-        "_left",
         "_otherwise",
         "_planning",
         "_row_bytes",
@@ -93,10 +92,9 @@ class Prepared:
         self._decision = decision
         self._scope = scope  # for as long as its addresses are used
         self._calls = self._otherwise = 0
-        self._left = 1.0 if planning.chooser is None else planning.chooser.lateness.left
         self._shape = (snapshot.config.dim,)
-        self._answer: Any = None
-        self._wider: dict[int, tuple[Plan, Any]] = {}
+        self._answer: Callable[..., Any] | None = None
+        self._wider: dict[int, tuple[Plan, Callable[..., Any] | None]] = {}
         plan, rows, followed = decision.plan, (snapshot.rows, scope.rows), decision.followed
         if plan.strategy == "exact":
             return
@@ -197,22 +195,10 @@ class Prepared:
         total_ms = (perf_counter_ns() - started_ns) / 1e6
         hits = partial(_hits, plan, rows, scores, told, total_ms, self._row_bytes)
         outcome = Outcome(self._decision, planning.chooser, self._k, hits, total_ms)
-        if told[TOLD_LATE]:
-            self._ended(total_ms)
         if planning.chooser is not None and started_ns >= planning.learn_from_ns:
             planning.learn_from_ns = started_ns + LEARN_AFTER_NS
             planning.learn(self._decision, outcome.learn)
         return SearchResult(ids, scores, rows, plan, snapshot, outcome)
-
-    def _ended(self, total_ms: float) -> None:
-        """Learn from a search that its deadline ended, and move the deadlines if they left too little."""
-        planning, chooser = self._planning, self._planning.chooser
-        planning.ended(self._decision, chooser, total_ms)
-        if chooser is not None and chooser.lateness.left != self._left:
-            self._left, limits = chooser.lateness.left, planning.limits(self._decision)
-            for answer in (self._answer, *(wider for _, wider in self._wider.values())):
-                if answer is not None:
-                    answer.__self__.limit(limits)
 
     def hits(self, query: NDArray[np.float32], started_ns: int) -> Hits | None:
         """Answer a query of the right type and shape, and learn nothing of it."""

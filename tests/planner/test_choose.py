@@ -12,17 +12,7 @@ from hypothesis import strategies as st
 
 from tiered_index.config import Budget
 from tiered_index.planner.choose import FLOOR_ERRORS, Chooser, choose, front, totals
-from tiered_index.planner.feedback import (
-    AS_MEASURED,
-    LATE_RATIO,
-    LATE_SHARE,
-    MAX_FACTOR,
-    MOST_STEPS,
-    Drift,
-    Feedback,
-    Lateness,
-    State,
-)
+from tiered_index.planner.feedback import AS_MEASURED, MAX_FACTOR, Drift, Feedback, State
 from tiered_index.planner.model import UNBOUNDED, Options, Times, options
 from tiered_index.planner.plan import EXACT, Plan
 
@@ -244,24 +234,6 @@ def test_predictions_may_be_older_than_the_corrections() -> None:
     for _ in range(1_000):
         other.observe((8.0, 0.25), (8.0, 0.25), 50, 0, then=feedback.state())
     assert other.state() == feedback.state()
-
-
-@given(st.floats(1.0, 4.0), SEEDS)
-def test_as_much_is_left_as_calls_take_after_their_deadline(spread: float, seed: int) -> None:
-    """What comes after it varies; two of a hundred are late."""
-    lateness, draw = Lateness(), np.random.default_rng(seed)
-    late = []
-    for took in spread * np.exp(0.1 * draw.normal(size=4_000)):
-        late.append(took > lateness.left)
-        lateness.observe(kept=not late[-1])
-    assert np.mean(late[1_000:]) <= LATE_SHARE + 0.015
-    assert 1.0 <= lateness.left <= LATE_RATIO**MOST_STEPS
-    for _ in range(3_000):
-        lateness.observe(kept=True)
-    assert lateness.left == 1.0
-    for _ in range(100):
-        lateness.observe(kept=False)
-    assert lateness.left == LATE_RATIO**MOST_STEPS
 
 
 @settings(max_examples=15)

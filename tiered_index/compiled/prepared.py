@@ -158,11 +158,6 @@ class Prepared:
         # as long as their addresses are used
         self._kept = (fields, reals, numbers, rows, seeds, directions, kept)
 
-    def limit(self, limits: Limits) -> None:
-        """Move the deadlines; queries that are being answered have either."""
-        fields = self._kept[0]
-        fields[WALK_BY], fields[DONE_BY] = limits.walk_ns, limits.call_ns
-
     def answer(self, query: NDArray[np.float32], started_ns: int) -> Any:
         """Answer one query of the right type and shape.
 

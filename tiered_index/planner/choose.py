@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tiered_index.config import Budget
 from tiered_index.planner.expect import Expectation
-from tiered_index.planner.feedback import AS_MEASURED, Drift, Feedback, Lateness, State
+from tiered_index.planner.feedback import AS_MEASURED, Drift, Feedback, State
 from tiered_index.planner.model import Calibration, Options, Quantiles, Times, added, options, to_deadline
 from tiered_index.planner.plan import Plan
 
@@ -67,7 +67,6 @@ class Chooser:
         self.calibration = calibration
         self.feedback = Feedback()
         self.drift = Drift()
-        self.lateness = Lateness()
         self._expectations: dict[int, Expectation] = {}
         self._options: dict[tuple[int, int, float], Options] = {}
         self._choices: dict[tuple[object, ...], Choice] = {}

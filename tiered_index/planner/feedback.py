@@ -22,10 +22,6 @@ COLD_RATE = 0.1
 
 _COLD_GRAIN = 0.25
 
-LATE_RATIO, LATE_SHARE, MOST_STEPS = 1.25, 0.02, 9
-"""After a search was late though its deadline ended it, so many times as much is left for what follows that,
-up to so many times over. It goes back so slowly that this share of such searches is late."""
-
 DRIFT_RATE = 0.03
 DRIFT_LIMIT = 0.5
 """Standard deviations of a score; without drift the running mean keeps within 0.12."""
@@ -117,26 +113,6 @@ def _stepped(correction: float, before: float) -> float:
     if abs(correction - math.log(before)) < _LEAVES * _GRAIN:
         return before
     return math.exp(round(correction / _GRAIN) * _GRAIN)
-
-
-class Lateness:
-    """Follows whether what comes after the deadline, which no search can cut short, has time enough.
-
-    Attributes
-    ----------
-    left : float
-        How many times as much time is to be left for it as calibration found; in steps, at least 1.
-    """
-
-    def __init__(self) -> None:
-        self.left = 1.0
-        self._steps = 0.0
-
-    def observe(self, *, kept: bool) -> None:
-        """Take in a search that its deadline ended, and whether the call returned within its budget."""
-        moved = self._steps + (-LATE_SHARE if kept else 1.0)
-        self._steps = min(max(moved, 0.0), MOST_STEPS)
-        self.left = LATE_RATIO ** round(self._steps)
 
 
 class Drift:
