@@ -11,40 +11,43 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter, perf_counter_ns
+from time import perf_counter
 from typing import Any
 
-import msgspec
 import numpy as np
 
 import tiered_index as ti
 from benchmarks.environment import facts
+from benchmarks.fixed_plans import (
+    Point,
+    Search,
+    best_within,
+    by_turns,
+    fixed,
+    measured_by_turns,
+    near,
+    recall,
+    runner,
+    summary,
+    sweep,
+    time_at,
+    timed,
+    words,
+)
 from benchmarks.tiers import build_tiered
 from tiered_index.calibration import stored_queries
 from tiered_index.compiled import DISABLE
-from tiered_index.decision import Decision
-from tiered_index.limits import NO_LIMITS
-from tiered_index.outcome import Outcome
-from tiered_index.planner.model import Times, added, quantiles
-from tiered_index.planning import Planning
-from tiered_index.prepared import Prepared
-from tiered_index.search import search as tier_search
-from tiered_index.testing import recall_at_k
-from tiered_index.validate.vectors import prepare_queries
+from tiered_index.planner.model import added, quantiles
 
 BUDGETS_MS = (0.3, 0.5, 1.0, 2.0, 5.0, 20.0)
 COLD_BUDGETS_MS = (2.0, 5.0, 20.0)
 FLOORS = (0.80, 0.90, 0.95, 0.98, 0.99)
 KS = (1, 10, 100)
-SWEEP_EFS = (4, 8, 12, 16, 20, 24, 32, 48, 64, 80, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-SWEEP_SHARES = (1.0, 0.5)
 EFFORT_EFS = (20, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 320)
 COLD_QUERIES = 200
 EXACT_QUERIES = 20
-
-Search = Callable[[Any], ti.SearchResult]
 
 
 def run(data: Path, work: Path, rounds: int, folds: int = 2) -> dict[str, Any]:
@@ -98,85 +101,37 @@ def _fold(path: Path, queries: Any, truth: Any, first: int, rounds: int) -> dict
         return found
 
 
-def timed(search: Search, queries: Any) -> tuple[list[float], list[ti.SearchResult]]:
-    """Ask one query at a time; return milliseconds and results."""
-    took, results = [], []
-    for query in queries:
-        began = perf_counter()
-        results.append(search(query))
-        took.append((perf_counter() - began) * 1e3)
-    return took, results
-
-
-def recall(results: Sequence[ti.SearchResult], truth: Any, k: int) -> float:
-    """Return mean recall@k."""
-    return recall_at_k([result.ids for result in results], truth[:, :k])
-
-
-def _summary(took: Sequence[float]) -> dict[str, float]:
-    times = Times.of(took)
-    return {"mean_ms": times.mean, "p50_ms": times.p50, "p95_ms": times.p95, "p99_ms": times.p99}
-
-
-def sweep(index: ti.Index, queries: Any, truth: Any, k: int) -> list[dict[str, Any]]:
-    """Measure fixed plans, without what choosing takes: prefix dimensions, ef and candidates of a grid."""
-    width = index.config.prefix_dim
-    points = []
-    for prefix_dim in (width, width // 2):
-        for ef in SWEEP_EFS:
-            for share in SWEEP_SHARES:
-                if round(ef * share) < k:
-                    continue
-                points.append(_measured(index, queries, truth, k, _fixed(prefix_dim, ef, round(ef * share))))
-    return points
-
-
-def _best_within(points: list[dict[str, Any]], budget_ms: float) -> dict[str, Any] | None:
-    fitting = [point for point in points if point["p99_ms"] <= budget_ms]
-    return max(fitting, key=lambda point: point["recall"]) if fitting else None
-
-
-def time_at(points: list[dict[str, Any]], wanted: float) -> float | None:
-    """Return the mean time at which the points' front reaches a recall, interpolated; None if never."""
-    front: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda point: (point["mean_ms"], -point["recall"])):
-        if not front or point["recall"] > front[-1][0]:
-            front.append((point["recall"], point["mean_ms"]))
-    recalls, times = zip(*front, strict=True)
-    return float(np.interp(wanted, recalls, times)) if wanted <= recalls[-1] else None
-
-
 def _budget(
-    index: ti.Index, queries: Any, truth: Any, budget_ms: float, points: list[dict[str, Any]], rounds: int
+    index: ti.Index, queries: Any, truth: Any, budget_ms: float, points: list[Point], rounds: int
 ) -> dict[str, Any]:
-    took: list[float] = []
     results: list[ti.SearchResult] = []
-    for _ in range(rounds):
-        took, results = timed(lambda query: index.search(query, latency_budget_ms=budget_ms), queries)
-    best = _best_within(points, budget_ms)
+
+    def search(query: Any) -> ti.SearchResult:
+        results.append(index.search(query, latency_budget_ms=budget_ms))
+        return results[-1]
+
+    for _ in range(rounds - 1):
+        timed(search, queries)
+    results.clear()
+    took, spun = by_turns([search, lambda _: _spin(budget_ms)], queries)
     return {
         "budget_ms": budget_ms,
         "within": float(np.mean(np.array(took) <= budget_ms)),
-        "spins_within": _spins(budget_ms, len(queries)),
+        "spins_within": float(np.mean(np.array(spun) <= budget_ms)),
         "recall": recall(results, truth, 10),
         "estimated_recall": _estimated(results),
         "incomplete": float(np.mean([not result.complete for result in results])),
-        **_summary(took),
-        "plan": _words(results[-1].plan),
-        "best_fixed": best,
+        **summary(took),
+        "plan": words(results[-1].plan),
+        "best_fixed": best_within(points, budget_ms),
     }
 
 
-def _spins(budget_ms: float, count: int) -> float:
-    """Return the share of loops, ending 15 us before the budget, that keep it: what the machine allows."""
-    kept = 0
-    for _ in range(count):
-        began = perf_counter()
-        end = began + (budget_ms - 0.015) / 1e3
-        while perf_counter() < end:
-            pass
-        kept += (perf_counter() - began) * 1e3 <= budget_ms
-    return kept / count
+def _spin(budget_ms: float) -> None:
+    """Do nothing until 15 us before the budget: how often that is late is what the machine does."""
+    end = perf_counter() + (budget_ms - 0.015) / 1e3
+    while perf_counter() < end:
+        pass
 
 
 def _estimated(results: Sequence[ti.SearchResult]) -> float:
@@ -185,73 +140,37 @@ def _estimated(results: Sequence[ti.SearchResult]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-def _words(plan: ti.Plan) -> dict[str, Any]:
-    return msgspec.structs.asdict(plan)
-
-
 def _floor(
-    index: ti.Index, queries: Any, truth: Any, k: int, floor: float, points: list[dict[str, Any]]
+    index: ti.Index, queries: Any, truth: Any, k: int, floor: float, points: list[Point]
 ) -> dict[str, Any]:
     search: Search = lambda query: index.search(query, k, min_recall=floor)  # noqa: E731
     search(queries[0])
     if index.explain(k=k, min_recall=floor).plan.strategy == "exact":
         queries, truth = queries[:EXACT_QUERIES], truth[:EXACT_QUERIES]  # a pass over the disk each
-    took, results = timed(search, queries)
-    achieved = recall(results, truth, k)
+    results = timed(search, queries)[1]
+    beside = near(points, floor)
+    plans = [fixed(point["prefix_dim"], point["ef"], point["candidates"]) for point in beside]
+    took, *others = by_turns([search, *(runner(index, k, plan) for plan in plans)], queries)
+    again = [{**point, **summary(other)} for point, other in zip(beside, others, strict=True)]
     return {
         "k": k,
         "floor": floor,
-        "recall": achieved,
+        "recall": recall(results, truth, k),
         "estimated_recall": _estimated(results),
-        **_summary(took),
-        "plan": _words(results[-1].plan),
-        "best_fixed_ms": time_at(points, floor),
-        "best_fixed_ms_at_recall": time_at(points, achieved),
+        **summary(took),
+        "plan": words(results[-1].plan),
+        "beside": again,
+        "best_fixed_ms": time_at(again, floor) if again else None,
     }
 
 
-def _effort(index: ti.Index, queries: Any, truth: Any) -> dict[str, list[dict[str, Any]]]:
-    """Measure plans that stop early between fixed plans, so that both meet the same machine."""
+def _effort(index: ti.Index, queries: Any, truth: Any) -> dict[str, list[Point]]:
+    """Measure plans that stop early beside fixed plans."""
     chooser = index._planning.chooser
-    stopped = [one.plan for one in chooser.calibration.stopped if one.k == 10] if chooser else []
-    width = index.config.prefix_dim
-    fixed = [_fixed(width, ef, ef) for ef in EFFORT_EFS]
-    found: dict[str, list[dict[str, Any]]] = {"fixed": [], "early": []}
-    for i in range(max(len(fixed), len(stopped))):
-        for name, plans in (("fixed", fixed), ("early", stopped)):
-            if i < len(plans):
-                found[name].append(_measured(index, queries, truth, 10, plans[i]))
-    return found
-
-
-def _fixed(prefix_dim: int, ef: int, candidates: int) -> ti.Plan:
-    return ti.Plan(strategy="graph", prefix_dim=prefix_dim, ef=ef, candidates=candidates)
-
-
-def _measured(index: ti.Index, queries: Any, truth: Any, k: int, plan: ti.Plan) -> dict[str, Any]:
-    run = _runner(index, k, plan)
-    run(queries[0])
-    took, results = timed(run, queries)
-    return {**_words(plan), "recall": recall(results, truth, k), **_summary(took)}
-
-
-def _runner(index: ti.Index, k: int, plan: ti.Plan) -> Search:
-    """Return what searches by a plan that a call cannot ask for."""
-    snapshot = index._current.get()
-    decision = Decision(plan, NO_LIMITS, ti.Budget(), None, None)
-    prepared = Prepared(snapshot, Planning(), k, decision, snapshot.scope)
-
-    def run(query: Any) -> ti.SearchResult:
-        found = prepared.search(snapshot, query, perf_counter_ns())
-        if found is not None:
-            return found
-        started = perf_counter()
-        hits = tier_search(snapshot, prepare_queries(query, index.config)[0], k, plan, started)
-        addresses = hits.addresses[0]
-        outcome = Outcome(decision, None, k, hits, (perf_counter() - started) * 1e3)
-        return ti.SearchResult(snapshot.ids(addresses), hits.scores[0], addresses, plan, snapshot, outcome)
-
-    return run
+    early = [one.plan for one in chooser.calibration.stopped if one.k == 10] if chooser else []
+    plans = [fixed(index.config.prefix_dim, ef, ef) for ef in EFFORT_EFS]
+    found = measured_by_turns(index, queries, truth, 10, [*plans, *early])
+    return {"fixed": found[: len(plans)], "early": found[len(plans) :]}
 
 
 def _prediction_errors(calibration: ti.Calibration, points: list[dict[str, Any]]) -> dict[str, float]:
@@ -332,8 +251,8 @@ def _cold(index: ti.Index, queries: Any, truth: Any, budget_ms: float) -> dict[s
         "estimated_recall": _estimated(results),
         "cold_share": float(np.mean([r.stats.cold_rows / r.stats.rows_read for r in results])),
         "rows_read": float(np.mean([r.stats.rows_read for r in results])),
-        **_summary(took),
-        "plan": _words(results[-1].plan),
+        **summary(took),
+        "plan": words(results[-1].plan),
     }
 
 
@@ -365,7 +284,7 @@ def _crossed(index: ti.Index, titles: Any, truth: Any, own_titles: Any) -> list[
                     "floor": floor,
                     "recall": recall(results, answers, 10),
                     "estimated_recall": _estimated(results),
-                    **_summary(took),
+                    **summary(took),
                 }
             )
     return found
@@ -375,7 +294,7 @@ def _without_engine(path: Path, data: Path) -> list[dict[str, Any]]:
     """Sweep once more where FAISS walks, in a process of its own."""
     code = (
         "import json, sys, numpy as np, tiered_index as ti; from pathlib import Path\n"
-        "from benchmarks.planner import sweep\n"
+        "from benchmarks.fixed_plans import sweep\n"
         "data = Path(sys.argv[2])\n"
         "queries, truth = np.load(data / 'queries.npy')[1::2], np.load(data / 'truth.npy')[1::2]\n"
         "with ti.open(sys.argv[1], mode='r') as index:\n"

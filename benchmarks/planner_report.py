@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.planner import time_at
+from benchmarks.fixed_plans import time_at
 
 _BUDGET_HEADS = ("budget ms", "within", "spins", "recall", "best fixed", "est.", "p99 ms")
 
