@@ -31,6 +31,9 @@ NEAR, FAR = 1.25, 2.0
 """Plans are measured again whose first time is within these factors of the front's, at their recall and at
 the one that is looked for."""
 
+BESIDE = 8
+"""So many plans are measured again for a budget."""
+
 Point = dict[str, Any]
 Search = Callable[[Any], ti.SearchResult]
 T = TypeVar("T")
@@ -132,6 +135,12 @@ def best_within(points: list[Point], budget_ms: float) -> Point | None:
     """Return the point of the most recall whose 99th percentile is within a budget, or None."""
     fitting = [point for point in points if point["p99_ms"] <= budget_ms]
     return max(fitting, key=lambda point: point["recall"]) if fitting else None
+
+
+def near_budget(points: list[Point], budget_ms: float) -> list[Point]:
+    """Return the points that may turn out to be the best within a budget once they are measured again."""
+    fitting = [point for point in points if point["p99_ms"] <= NEAR * budget_ms]
+    return sorted(fitting, key=lambda point: point["recall"], reverse=True)[:BESIDE]
 
 
 def time_at(points: list[Point], wanted: float) -> float | None:

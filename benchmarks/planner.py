@@ -28,6 +28,7 @@ from benchmarks.fixed_plans import (
     fixed,
     measured_by_turns,
     near,
+    near_budget,
     recall,
     runner,
     summary,
@@ -113,7 +114,10 @@ def _budget(
     for _ in range(rounds - 1):
         timed(search, queries)
     results.clear()
-    took, spun = by_turns([search, lambda _: _spin(budget_ms)], queries)
+    beside = near_budget(points, budget_ms)
+    runs = [runner(index, 10, _plan(point)) for point in beside]
+    took, spun, *others = by_turns([search, lambda _: _spin(budget_ms), *runs], queries)
+    again = [{**point, **summary(other)} for point, other in zip(beside, others, strict=True)]
     return {
         "budget_ms": budget_ms,
         "within": float(np.mean(np.array(took) <= budget_ms)),
@@ -123,7 +127,8 @@ def _budget(
         "incomplete": float(np.mean([not result.complete for result in results])),
         **summary(took),
         "plan": words(results[-1].plan),
-        "best_fixed": best_within(points, budget_ms),
+        "beside": again,
+        "best_fixed": best_within(again, budget_ms),
     }
 
 
@@ -149,8 +154,7 @@ def _floor(
         queries, truth = queries[:EXACT_QUERIES], truth[:EXACT_QUERIES]  # a pass over the disk each
     results = timed(search, queries)[1]
     beside = near(points, floor)
-    plans = [fixed(point["prefix_dim"], point["ef"], point["candidates"]) for point in beside]
-    took, *others = by_turns([search, *(runner(index, k, plan) for plan in plans)], queries)
+    took, *others = by_turns([search, *(runner(index, k, _plan(point)) for point in beside)], queries)
     again = [{**point, **summary(other)} for point, other in zip(beside, others, strict=True)]
     return {
         "k": k,
@@ -162,6 +166,10 @@ def _floor(
         "beside": again,
         "best_fixed_ms": time_at(again, floor) if again else None,
     }
+
+
+def _plan(point: Point) -> ti.Plan:
+    return fixed(point["prefix_dim"], point["ef"], point["candidates"])
 
 
 def _effort(index: ti.Index, queries: Any, truth: Any) -> dict[str, list[Point]]:

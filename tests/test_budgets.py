@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -18,8 +19,9 @@ import pytest
 
 import tiered_index as ti
 from tiered_index.compiled import DISABLE
-from tiered_index.planner.feedback import Feedback
-from tiered_index.planner.model import Times
+from tiered_index.planner.choose import totals
+from tiered_index.planner.feedback import AS_MEASURED, Feedback
+from tiered_index.planner.model import Times, added, quantiles
 from tiered_index.planning import Planning
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 
@@ -147,17 +149,35 @@ def test_without_a_calibration_a_budget_is_a_deadline(plain: ti.Index, data: Dat
 
 
 @pytest.mark.skipif(DISABLE in os.environ, reason="FAISS's walk does not look at the clock")
-@pytest.mark.parametrize(("rest_ms", "left_us"), [(0.01, 46), (0.1, 200), (5.0, 300)])
+@pytest.mark.parametrize(("rest_ms", "left_us"), [(0.01, 46), (0.1, 100), (5.0, 300)])
 def test_what_comes_after_the_deadline_is_left_time_as_this_machine_needs_it(
     index: ti.Index, rest_ms: float, left_us: float
 ) -> None:
-    """Twice what calibration saw, but no more than three tenths of the budget; besides, a fiftieth of it."""
+    """What calibration saw, but no more than three tenths of the budget; besides, a twenty-fifth of it."""
     planning, chooser = Planning(), index._planning.chooser
     assert chooser is not None
     rest = Times(0.01, 0.01, 0.01, rest_ms)
     planning.use(msgspec.structs.replace(chooser.calibration, rest=rest))
     limits = planning.decide(index.snapshot(), 10, 1, ti.Budget(latency_ms=1.0), {}, 0).limits
-    assert limits.call_ns == pytest.approx(1e6 - 20_000 - 1e3 * left_us, abs=2)
+    assert limits.call_ns == pytest.approx(1e6 - 40_000 - 1e3 * left_us, abs=2)
+
+
+@pytest.mark.skipif(DISABLE in os.environ, reason="FAISS's walk does not look at the clock")
+def test_a_plan_for_a_budget_ends_before_its_deadline(index: ti.Index) -> None:
+    """One query of a hundred may meet it. Of many at once, what is left after them is left once."""
+    planning, measured = Planning(), index._planning.chooser
+    assert measured is not None
+    planning.use(msgspec.structs.replace(measured.calibration, rest=Times(*[0.001] * 4)))
+    chooser = planning.chooser
+    assert chooser is not None
+    fastest = totals(chooser.options(10, len(index)), AS_MEASURED)[:, 3].min()
+    for queries, times in itertools.product((1, 50), np.geomspace(1.1, 4.0, 20).tolist()):
+        asked = ti.Budget(latency_ms=times * fastest * queries + 0.08)
+        decision = planning.decide(index.snapshot(), 10, queries, asked, {}, 0)
+        assert decision.concern is None
+        assert decision.prediction is not None
+        stages = [quantiles(stage) for stage in decision.prediction[3:5]]
+        assert queries * added(*stages)[3] * 1e6 <= decision.limits.call_ns
 
 
 def test_no_recall_is_estimated_of_a_walk_that_the_deadline_ended(index: ti.Index, data: Data) -> None:

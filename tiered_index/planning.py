@@ -27,13 +27,12 @@ LIVE_QUERIES = 512
 _AFTER_NS = 46_000
 """What may come after the last look at the clock: a few rows, their ids, and the result."""
 
-_AFTER_RESTS, _AFTER_MOST = 2.0, 0.3
-"""If it is more, so many times the 99th percentile that calibration saw of a call beside its stages are left,
-up to a share of the budget. Where that was 52 us, 46 us left at the end kept 98.0 and 98.5 % of budgets of
-0.3 and 0.5 ms, and 104 kept 99.7 and 99.5 % (3,000 queries each, by turns)."""
+_AFTER_MOST = 0.3
+"""Or the 99th percentile that calibration saw of a call beside its stages, if that is more, up to this share
+of the budget."""
 
-_AFTER_SHARE = 0.02
-"""The same as a share of the budget: a long walk leaves little of Python in the caches."""
+_AFTER_SHARE, _AFTER_SHARE_MS = 0.04, 0.2
+"""Besides, a share of the budget, up to so much: a long walk leaves little of Python in the caches."""
 
 _AFTER_COLD_NS = 220_000
 """The same where a row may have to be waited for."""
@@ -185,7 +184,10 @@ class Planning:
             shared = budget
             if budget.latency_ms is not None and queries > 1:
                 shared = Budget(latency_ms=budget.latency_ms / queries, min_recall=budget.min_recall)
-            choice = chooser.choose(k, snapshot.rows, shared)
+            after_ms = 0.0
+            if budget.latency_ms is not None:
+                after_ms = _after_ns(budget.latency_ms, chooser) / 1e6 / queries
+            choice = chooser.choose(k, snapshot.rows, shared, after_ms)
             prediction = choice.prediction
             plan = prediction.plan
             if not choice.budget_fits:
@@ -312,18 +314,24 @@ def _chance() -> float:
     return 1.0 - random.random()  # noqa: S311 - a sample; never 0
 
 
+def _after_ns(latency_ms: float, chooser: Chooser | None) -> int:
+    """Return how long before the end of a budget both stages are to have ended."""
+    after_ns = _AFTER_NS
+    if chooser is not None:
+        rests_ms = min(chooser.calibration.rest.p99, _AFTER_MOST * latency_ms)
+        after_ns = max(after_ns, int(rests_ms * 1e6))
+        if chooser.feedback.state().cold_share > 0.0:
+            after_ns = max(after_ns, _AFTER_COLD_NS)
+    return after_ns + int(min(_AFTER_SHARE * latency_ms, _AFTER_SHARE_MS) * 1e6)
+
+
 def _limits(
     budget: Budget, prediction: Prediction | None, chooser: Chooser | None, queries: int, started_ns: int
 ) -> Limits:
     cold = chooser is not None and chooser.feedback.state().cold_share > 0.0
     if budget.latency_ms is None:
         return Limits(cold=cold)
-    after_ns = _AFTER_NS
-    if chooser is not None:
-        rests_ms = min(_AFTER_RESTS * chooser.calibration.rest.p99, _AFTER_MOST * budget.latency_ms)
-        after_ns = max(after_ns, int(rests_ms * 1e6))
-    after_ns = max(after_ns, _AFTER_COLD_NS) if cold else after_ns
-    after_ns += int(min(_AFTER_SHARE * budget.latency_ms, 0.2) * 1e6)
+    after_ns = _after_ns(budget.latency_ms, chooser)
     call_ns = started_ns + int(min(budget.latency_ms, _LONGEST_MS) * 1e6) - after_ns
     rescore_ms = prediction.rescore.p50 if prediction is not None else 0.0
     # no less than half for the walk: rescoring needs candidates

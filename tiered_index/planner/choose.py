@@ -74,7 +74,7 @@ class Chooser:
         self._whole: dict[tuple[int, int, float, State], tuple[Prediction | None]] = {}
         self._measured: dict[tuple[int, int], dict[Plan, float]] = {}
 
-    def choose(self, k: int, rows: int, budget: Budget) -> Choice:
+    def choose(self, k: int, rows: int, budget: Budget, after_ms: float = 0.0) -> Choice:
         """Choose a plan.
 
         Parameters
@@ -86,15 +86,18 @@ class Chooser:
         budget : Budget
             At least one of its parts is set. With both, the budget rules: the least time that reaches the
             floor, else the most recall that fits.
+        after_ms : float
+            How long before the end of the budget the deadline of both stages is: a plan fits if one query of
+            a hundred meets it.
         """
         state = self.feedback.state()
         grain = _grain(rows)
-        key = (k, grain, budget.latency_ms, budget.min_recall, state)
+        key = (k, grain, budget.latency_ms, budget.min_recall, after_ms, state)
         found = self._choices.get(key)
         if found is None:
             if len(self._choices) >= _KEPT:
                 self._choices.clear()
-            found = self._choices[key] = choose(self.options(k, rows), state, budget)
+            found = self._choices[key] = choose(self.options(k, rows), state, budget, after_ms)
         return found
 
     def whole(self, k: int, rows: int, floor: float) -> Prediction | None:
@@ -186,15 +189,15 @@ class Chooser:
         return known
 
 
-def choose(found: Options, state: State, budget: Budget) -> Choice:
+def choose(found: Options, state: State, budget: Budget, after_ms: float = 0.0) -> Choice:
     """Choose among options; see :meth:`Chooser.choose`."""
-    total = totals(found, state)
-    mean, high = total[:, 0], total[:, 3]
+    mean, high = totals(found, state)[:, [0, 3]].T
     recall = _recall(found, state)
     sure = recall - FLOOR_ERRORS * found.error
     fits = np.full(len(mean), True)
     if budget.latency_ms is not None:
-        fits = to_deadline(found.plans, high) <= budget.latency_ms
+        stages = added(*_corrected(found, state))[:, 3]
+        fits = to_deadline(found.plans, np.maximum(high, stages + after_ms)) <= budget.latency_ms
     reaches = np.full(len(mean), True) if budget.min_recall is None else sure >= budget.min_recall
     if budget.min_recall is not None and (fits & reaches).any():
         best = int(np.where(fits & reaches, mean, np.inf).argmin())
