@@ -1,4 +1,4 @@
-"""``python -m benchmarks tiers|ingestion|storage|planner|filters|watch|service|run|plot|report``."""
+"""``python -m benchmarks tiers|ingestion|storage|planner|touched|filters|watch|service|run|plot|report``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import ingestion, planner, planner_report, service, storage, tiers, watch
+from benchmarks import ingestion, planner, planner_report, service, storage, tiers, touched, watch
 from benchmarks.compare import commands as comparison
 from benchmarks.filters import commands as filters
 
@@ -20,6 +20,7 @@ def main() -> None:
         ("ingestion", ingestion),
         ("storage", storage),
         ("planner", planner),
+        ("touched", touched),
     ):
         command = commands.add_parser(name, description=module.__doc__)
         command.add_argument("data", type=Path, help="folder with vectors.npy, queries.npy and truth.npy")
@@ -29,6 +30,7 @@ def main() -> None:
     commands.choices["planner"].add_argument("--rounds", type=int, default=2)
     commands.choices["planner"].add_argument("--folds", type=int, default=2, choices=(1, 2))
     commands.choices["planner"].add_argument("--output", type=Path, help="JSON; the plot goes beside it")
+    commands.choices["touched"].add_argument("--output", type=Path, help="JSON")
     filters.add_to(commands)
     watch.add_to(commands)
     service.add_to(commands)
@@ -46,6 +48,11 @@ def main() -> None:
         if arguments.output:
             arguments.output.write_text(json.dumps(figures) + "\n")
             planner_report.plot(figures, arguments.output.with_suffix(".png"))
+    elif arguments.command == "touched":
+        figures = touched.run(arguments.data, arguments.work)
+        touched.show(figures)
+        if arguments.output:
+            arguments.output.write_text(json.dumps(figures) + "\n")
     else:
         ingestion.show(ingestion.run(arguments.data, arguments.work))
 

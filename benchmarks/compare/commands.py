@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import datasets
-from benchmarks.compare import charts, report
+from benchmarks.compare import charts, goals, report
 from benchmarks.compare.measures import TARGETS, time_at
-from benchmarks.compare.runner import Plan, Runner
+from benchmarks.compare.runner import RECALL, Plan, Runner
 from benchmarks.peers import SYSTEMS
 
 
@@ -64,6 +64,10 @@ def _run(arguments: argparse.Namespace) -> None:
     figures = Runner(data, plan).run()
     for name, system in figures["systems"].items():
         print(f"{name:18s} {summary(system)}")
+    for name in goals.owned(figures):
+        print(f"\n{name}, and what it sets out to reach")
+        for goal in goals.goals(figures, name, RECALL):
+            print(goal.said())
     print(output)
 
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from statistics import median
 from typing import Any
 
-from benchmarks.compare import charts, growth
+from benchmarks.compare import charts, goals, growth
 from benchmarks.compare.measures import TARGETS, chosen, points_of, time_at
 from benchmarks.compare.runner import RECALL
 
@@ -78,7 +78,7 @@ def _run(run: dict[str, Any]) -> str:
         )
         if name == "latency":
             parts.append(_times(run))
-    parts += [_bars(run), _absent(run), _settings(run), _facts(run)]
+    parts += [_bars(run), goals.section(run, RECALL), _absent(run), _settings(run), _facts(run)]
     return "\n".join(parts)
 
 
