@@ -17,7 +17,7 @@ import tiered_index as ti
 from tiered_index.decision import Decision
 from tiered_index.limits import NO_LIMITS
 from tiered_index.outcome import Outcome
-from tiered_index.planner.model import Times
+from tiered_index.planner.times import Times
 from tiered_index.planning import Planning
 from tiered_index.prepared import Prepared
 from tiered_index.search import search as tier_search

@@ -40,7 +40,7 @@ from benchmarks.fixed_plans import (
 from benchmarks.tiers import build_tiered
 from tiered_index.calibration import stored_queries
 from tiered_index.compiled import DISABLE
-from tiered_index.planner.model import added, quantiles
+from tiered_index.planner.times import added, quantiles
 
 BUDGETS_MS = (0.3, 0.5, 1.0, 2.0, 5.0, 20.0)
 COLD_BUDGETS_MS = (2.0, 5.0, 20.0)

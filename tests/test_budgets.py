@@ -21,7 +21,7 @@ import tiered_index as ti
 from tiered_index.compiled import DISABLE
 from tiered_index.planner.choose import totals
 from tiered_index.planner.feedback import AS_MEASURED, Feedback
-from tiered_index.planner.model import Times, added, quantiles
+from tiered_index.planner.times import Times, added, quantiles
 from tiered_index.planning import Planning
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 

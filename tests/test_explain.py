@@ -16,7 +16,7 @@ import tiered_index as ti
 from tiered_index.cli import app
 from tiered_index.explain import _verdict, plan_label, plan_words
 from tiered_index.planner.choose import Prediction
-from tiered_index.planner.model import Times
+from tiered_index.planner.times import Times
 from tiered_index.storage.commit import CALIBRATION
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
 

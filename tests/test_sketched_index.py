@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import tiered_index as ti
 from tiered_index.cli import app
-from tiered_index.planner import calibrate
+from tiered_index.planner import early
 from tiered_index.sketch import records_of
 from tiered_index.storage import manifest as manifests
 from tiered_index.testing import exact_top_k, matryoshka_vectors, recall_at_k
@@ -345,7 +345,7 @@ def test_sketches_of_other_rows_are_seen(
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_stored_vectors_calibrate(index: ti.Index, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each finds itself, which is read besides, however few candidates a plan has."""
-    monkeypatch.setattr(calibrate, "_pays", lambda *_, **__: True)  # else times decide which plans are kept
+    monkeypatch.setattr(early, "pays", lambda *_, **__: True)  # else times decide which plans are kept
     index.rebuild_coarse(tail_sketch=bits)
     calibration = index.calibrate(k=(1, 10))
     assert calibration.source == "stored"

@@ -19,9 +19,10 @@ from tiered_index.exact import exact_search, without_own
 from tiered_index.limits import NO_LIMITS
 from tiered_index.machine import fingerprint
 from tiered_index.planner.calibrate import SKETCH_FRACTIONS, measure, recall_by_ef
-from tiered_index.planner.model import FRACTIONS, Calibration, Source, Times
+from tiered_index.planner.model import FRACTIONS, Calibration, Source
 from tiered_index.planner.plan import Plan, Strategy
 from tiered_index.planner.subject import Observed
+from tiered_index.planner.times import Times
 from tiered_index.planning import Planning
 from tiered_index.prepared import Prepared
 from tiered_index.rescoring import by_sketch
@@ -220,7 +221,7 @@ class _Subject:
 
     def candidates(
         self, query: int, strategy: Strategy, prefix_dim: int, ef: int
-    ) -> tuple[NDArray[np.int64], float]:
+    ) -> tuple[NDArray[np.int64], float, int]:
         began = perf_counter()
         extra = self._own is not None
         plan = Plan(strategy=strategy, prefix_dim=prefix_dim, ef=ef + extra, candidates=ef + extra)
@@ -229,7 +230,7 @@ class _Subject:
         prefixes = self._snapshot.prefixes(one, prefix_dim)
         ordered = self.sketched and strategy == "graph"
         if ordered and scope.road is not None and scope.road.takes(1, plan.ef, scan=False):
-            addresses, ms = scope.road.ordered(prefixes[0], one[0], plan.ef)
+            addresses, ms, codes = scope.road.ordered(prefixes[0], one[0], plan.ef)
         else:
             found = find_candidates(scope, prefixes, plan, NO_LIMITS)
             addresses = found.addresses[0]
@@ -238,10 +239,10 @@ class _Subject:
                 addresses = by_sketch(
                     self._snapshot, one[0], addresses, found.scores[0], beyond, 1, plan
                 ).addresses
-            ms = found.walk_ms or (perf_counter() - began) * 1e3
+            ms, codes = found.walk_ms or (perf_counter() - began) * 1e3, found.distances
         if self._own is not None:
             addresses = addresses[addresses != self._own[query]][:ef]
-        return addresses, ms
+        return addresses, ms, codes
 
     def search(self, query: int, k: int, plan: Plan) -> Observed:
         one = self._queries[query : query + 1]
@@ -272,8 +273,9 @@ class _Subject:
             hits.margin,
             float(scores[0]),
             float(scores[-1]),
+            stats.distances,
         )
 
     def evict(self, query: int, rows: int) -> bool:
-        addresses, _ = self.candidates(query, "graph", self.width, rows)
+        addresses, _, _ = self.candidates(query, "graph", self.width, rows)
         return self._snapshot.evict(addresses)

@@ -13,8 +13,8 @@ from tiered_index.config import Budget
 from tiered_index.errors import ParameterError
 from tiered_index.planner.choose import Prediction, front
 from tiered_index.planner.filtered import Followed
-from tiered_index.planner.model import Times
 from tiered_index.planner.plan import Plan
+from tiered_index.planner.times import Times
 from tiered_index.planning import Planning
 from tiered_index.results import SearchResult, SearchStats
 from tiered_index.storage.snapshot import Snapshot

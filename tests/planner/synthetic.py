@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tiered_index.planner.model import FRACTIONS, Calibration, Reading, Stopped, Times, Walked
+from tiered_index.planner.model import FRACTIONS, Calibration, Stopped, Walked
 from tiered_index.planner.plan import Plan
+from tiered_index.planner.times import Reading, Times
 
 KS = (1, 10, 100)
 ROWS = 100_000

@@ -17,13 +17,14 @@ from tiered_index.planner.calibrate import (
     FIRST_QUERIES,
     SCAN_ROWS,
     Measured,
-    Observed,
-    _stop,
     measure,
 )
+from tiered_index.planner.early import _stop
 from tiered_index.planner.margins import at, margin_curve
 from tiered_index.planner.model import FRACTIONS, Calibration, options
 from tiered_index.planner.plan import Plan
+from tiered_index.planner.subject import Observed
+from tiered_index.planner.work import FAR
 
 WIDTH = 128
 KS = (1, 10)
@@ -71,6 +72,8 @@ class Law:
         for share in (1.0, 0.75, 0.5):
             spread = places * (1 + 2 * (narrow - 1) * (1 - share))
             self._places[int(width * share)] = np.minimum(spread.astype(np.int64), rows - 1)
+        self.disturbed: dict[int, float] = {}
+        self.counts = True
         self.asked: Counter[tuple[Any, ...]] = Counter()
         self.searched: Counter[Plan] = Counter()
         self._cold: set[int] = set()
@@ -89,10 +92,16 @@ class Law:
     def time(self, strategy: str, prefix_dim: int, ef: int) -> float:
         return self.scan if strategy == "scan" else 0.01 + self.per_dim * prefix_dim * ef
 
-    def candidates(self, query: int, strategy: str, prefix_dim: int, ef: int) -> tuple[np.ndarray, float]:
+    def candidates(
+        self, query: int, strategy: str, prefix_dim: int, ef: int
+    ) -> tuple[np.ndarray, float, int]:
         assert strategy == "scan" or ef <= self.widest_walk or not self.widest_walk
         self.asked[strategy, prefix_dim, ef] += 1
-        return self.order(query, prefix_dim, ef), self.time(strategy, prefix_dim, ef)
+        ms = self.time(strategy, prefix_dim, ef) * self.disturbed.get(ef, 1.0)
+        return self.order(query, prefix_dim, ef), ms, self.codes(strategy, ef)
+
+    def codes(self, strategy: str, ef: int) -> int:
+        return 0 if not self.counts else self.rows if strategy == "scan" else 20 + 30 * ef
 
     def search(self, query: int, k: int, plan: Plan) -> Observed:
         self.searched[plan] += 1
@@ -107,7 +116,8 @@ class Law:
         rescore = (0.5 if query in self._cold else 0.002) + read * (0.05 if query in self._cold else 0.001)
         self._cold.discard(query)
         total = coarse + rescore + 0.03
-        return Observed(best, total, coarse, rescore, read, read / 12.0, 0.9 - query / 100, 0.5)
+        told = read / 12.0, 0.9 - query / 100, 0.5
+        return Observed(best, total, coarse, rescore, read, *told, self.codes(plan.strategy, read))
 
     def evict(self, query: int, rows: int) -> bool:
         self._cold.add(query)
@@ -387,3 +397,18 @@ def test_margin_curves_of_the_law_rise() -> None:
         assert list(margins) == sorted(margins)
         assert list(recalls) == sorted(recalls)
         assert recalls[0] < recalls[-1]
+
+
+# A busy moment of the machine
+
+
+def test_walks_that_a_busy_moment_slowed_take_what_their_work_takes() -> None:
+    quiet, busy = Law(), Law()
+    busy.disturbed = {24: 2.0, 32: 2.5, 192: 1.8}
+    for before, after in zip(walks(measured(quiet)), walks(measured(busy)), strict=True):
+        assert after.ef == before.ef
+        assert after.coarse.mean == pytest.approx(before.coarse.mean, rel=FAR + 0.01)
+        assert after.coarse.p99 / after.coarse.mean == pytest.approx(before.coarse.p99 / before.coarse.mean)
+    busy.counts = False  # nothing is known of the work, as where FAISS walks
+    slowed = {walk.ef: walk.coarse.mean for walk in walks(measured(busy))}
+    assert slowed[32] == pytest.approx(2.5 * busy.time("graph", WIDTH, 32))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tiered_index.config import Budget
 from tiered_index.planner.choose import FLOOR_ERRORS, Chooser, choose, front, totals
 from tiered_index.planner.feedback import AS_MEASURED, MAX_FACTOR, Drift, Feedback, State
-from tiered_index.planner.model import UNBOUNDED, Options, Times, options
+from tiered_index.planner.model import UNBOUNDED, Options, options
 from tiered_index.planner.plan import EXACT, Plan
+from tiered_index.planner.times import Times
 
 from .synthetic import ROWS, calibration
 

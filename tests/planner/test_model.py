@@ -15,18 +15,9 @@ from tiered_index.planner.choose import choose
 from tiered_index.planner.expect import DRIFT_MISSES, Expectation
 from tiered_index.planner.feedback import State
 from tiered_index.planner.margins import claim_of, margin_curve
-from tiered_index.planner.model import (
-    FRACTIONS,
-    STORED_MISSES,
-    Calibration,
-    Options,
-    Reading,
-    Times,
-    added,
-    options,
-    quantiles,
-)
+from tiered_index.planner.model import FRACTIONS, STORED_MISSES, Calibration, Options, options
 from tiered_index.planner.plan import EXACT, Plan
+from tiered_index.planner.times import Reading, Times, added, quantiles
 
 from .synthetic import KS, ROWS, WIDTH, calibration
 

@@ -157,14 +157,14 @@ def ordered(
     *,
     live: int = 0,
     seeds: Rows = NO_SEEDS,
-) -> tuple[Rows, float]:
-    """Walk as :func:`walk` does; return rows in the order of scores that sketches estimate, and the ms."""
+) -> tuple[Rows, float, int]:
+    """Walk as :func:`walk` does; return rows as scores that sketches estimate order them, ms, distances."""
     walk(graph, prefix, ef, live=live, seeds=seeds)
     room, query = own.room, _plain(query, np.float32)
     numbers = query.ctypes.data, len(query), len(prefix)
     size = _done(kernels().arrange(sketch.ctypes.data, *numbers, room.address))
     found: Rows = (room.order[:size] >> ROW_SHIFT) & (MAX_ROWS - 1)
-    return found, int(room.state[COARSE_NS]) / 1e6
+    return found, int(room.state[COARSE_NS]) / 1e6, int(room.state[DISTANCES])
 
 
 def near(graph: Rows, prefix: Floats, ef: int, count: int) -> Rows:

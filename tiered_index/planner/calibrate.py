@@ -5,54 +5,40 @@ It is given numbers and callables; what a walk or a search is, it does not know.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tiered_index.errors import ZeroVectorError
-from tiered_index.planner.margins import Curve, Pairs, claim_of, margin_curve
-from tiered_index.planner.model import Reading, Stopped, Times, Walked, quantiles
-from tiered_index.planner.plan import BEYOND_K, Plan
-from tiered_index.planner.subject import Observed, Subject
+from tiered_index.planner.early import early_stops
+from tiered_index.planner.margins import Curve, claim_of, margin_curve
+from tiered_index.planner.model import Stopped, Walked
+from tiered_index.planner.plan import Plan
+from tiered_index.planner.subject import Subject
+from tiered_index.planner.times import Reading, Times, quantiles
+from tiered_index.planner.work import evened
+from tiered_index.planner.worth import error_of, pays
 
 EFS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 SCAN_ROWS = (1, 2, 4, 10, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 SCAN_TIMED = (64, 512)
 """How many rows a scan keeps changes its time; between these and the largest it is interpolated."""
 
-STOPS = (4, 6, 9, 13, 18, 25, 35, 50)
-STOP_WIDTHS = (3, 5, 8, 14)
-"""Beams of plans that stop early, in units of k and a dozen, which is what they watch."""
-
-STOP_MISSES = (0.01, 0.03)
-"""Share of the best k that may be expected among what they do not read, where prefixes order candidates."""
-
 SKETCH_FRACTIONS = (1.0, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.09375, 0.0625, 0.046875)
 """Candidates for each unit of ef where sketches order what a walk finds, and few of it are read."""
 
-STOP_READS = (1.25, 1.6, 2.2, 3.2)
-"""Rows they read for each result, where sketches put them in order."""
-
 FIRST_QUERIES = 48
 """Queries that decide which prefix dimensions and plans are worth measuring with all."""
-
-FIRST_STOP_QUERIES = 96
-"""The same of plans that stop early: what few queries need stays in the caches, and they seem fast."""
 
 ENOUGH_RECALL = 0.9995
 SCAN_QUERIES = 64
 READ_ROWS = (16, 64, 256)
 READ_QUERIES = 100
 COLD_QUERIES = 24
-_LEAST_MISS = 1e-4
-_WORTH = 1.05
-"""A plan is kept if its time is within this factor of the front's at its recall: it may join the front when
-measured with all queries."""
 
 
 class Measured(NamedTuple):
@@ -85,14 +71,14 @@ def measure(
         Told what is being measured.
     """
     clock = _Clock(seconds, len(subject.truth))
-    hot, rest = _readings(subject, ks)
+    hot, rest = first = _readings(subject, ks)
     progress("scans")
     walked = _scans(subject, ks, min(SCAN_QUERIES, len(subject.truth)))
     slowest = walked[0].coarse.mean
     progress("prefix dimensions")
     for prefix_dim, widest in _worthwhile(subject, ks, hot).items():
         progress(f"walks on {prefix_dim} dimensions")
-        walked += _walks(subject, ks, prefix_dim, widest, slowest, clock.queries(0.5))
+        walked += evened(list(_walks(subject, ks, prefix_dim, widest, slowest, clock.queries(0.5))))
     progress("early stopping")
     stopped: list[Stopped] = []
     margins: dict[int, Curve] = {}
@@ -100,7 +86,7 @@ def measure(
     scores = {}
     for i, k in enumerate(ks):
         share = 0.6 + 0.35 * (i + 1) / len(ks)
-        found, seen = _stops(subject, k, walked, hot, rest, clock.queries(share))
+        found, seen = early_stops(subject, k, walked, hot, rest, clock.queries(share))
         curve = margins[k] = margin_curve([pair for pairs in seen.values() for pair in pairs])
         stopped += [msgspec.structs.replace(one, claim=claim_of(curve, seen[one.plan])) for one in found]
         claims[k] = tuple(
@@ -108,6 +94,8 @@ def measure(
         )
         scores[k] = _scores(subject, k, clock.queries(share))
     progress("cold reads")
+    # of two moments the one in which the machine was less busy
+    hot, rest = min(first, _readings(subject, ks), key=lambda told: told[0].of(READ_ROWS[-1])[0])
     return Measured(tuple(walked), tuple(stopped), hot, _cold(subject), rest, margins, claims, scores)
 
 
@@ -150,26 +138,22 @@ def _summary(
     stacked = np.stack(recalls)
     with np.errstate(invalid="ignore"):
         mean = np.nan_to_num(stacked.mean(axis=0), nan=-1.0)
-        error = np.nan_to_num(_error(stacked), nan=0.0)
+        error = np.nan_to_num(error_of(stacked), nan=0.0)
     return tuple({k: tuple(table[i].tolist()) for i, k in enumerate(ks)} for table in (mean, error))
-
-
-def _error(recalls: Any) -> Any:
-    """Return the standard error of the mean over queries, the first axis; at least one more answer's."""
-    return np.maximum(np.std(recalls, axis=0) / np.sqrt(len(recalls)), 0.5 / (len(recalls) + 2))
 
 
 def _walk(subject: Subject, ks: Sequence[int], prefix_dim: int, ef: int, queries: int) -> Walked:
     """Measure one walk. A first round brings into the caches what the round before pushed out."""
     sizes = [round(ef * fraction) for fraction in subject.fractions]
     subject.candidates(0, "graph", prefix_dim, ef)
-    times, recalls = [], []
+    times, recalls, scored = [], [], 0
     for query in range(queries):
-        rows, ms = subject.candidates(query, "graph", prefix_dim, ef)
+        rows, ms, codes = subject.candidates(query, "graph", prefix_dim, ef)
         times.append(ms)
+        scored += codes
         recalls.append(_recalls(subject, query, rows, ks, sizes))
     recall, error = _summary(recalls, ks)
-    return Walked("graph", prefix_dim, ef, Times.of(times), recall, error)
+    return Walked("graph", prefix_dim, ef, Times.of(times), recall, error, scored / queries)
 
 
 def _worthwhile(subject: Subject, ks: Sequence[int], hot: Reading) -> dict[int, int]:
@@ -195,24 +179,10 @@ def _worthwhile(subject: Subject, ks: Sequence[int], hot: Reading) -> dict[int, 
     found = {subject.width: EFS[-1]}
     for width in widths[1:]:
         others = {k: [(r, t) for _, kk, t, r in points[subject.width] if kk == k] for k in ks}
-        paying = [ef for ef, k, time, recall in points[width] if _pays(recall, time, others[k])]
+        paying = [ef for ef, k, time, recall in points[width] if pays(recall, time, others[k])]
         if paying:
             found[width] = 2 * max(paying)
     return found
-
-
-def _pays(recall: float, time: float, others: list[tuple[float, float]], worth: float = _WORTH) -> bool:
-    """Tell whether recall and time lie before the front of others: a shorter time at that recall."""
-    known: list[tuple[float, float]] = []
-    for point in sorted(others, key=lambda other: (-other[0], other[1])):
-        if not known or point[1] < known[0][1]:
-            known.insert(0, point)
-    if len(known) < 2 or not known[0][0] < recall <= known[-1][0]:
-        return False
-    # as the model does: logarithms of times between those of misses
-    misses = -np.log(np.maximum(1.0 - np.array([recall, *(r for r, _ in known)]), _LEAST_MISS))
-    needed = float(np.interp(misses[0], misses[1:], np.log([t for _, t in known])))
-    return math.log(time * worth) < needed
 
 
 def _walks(
@@ -238,7 +208,7 @@ def _scans(subject: Subject, ks: Sequence[int], queries: int) -> list[Walked]:
     recalls = []
     for query in range(queries):
         for size in timed:  # the largest last: its answers hold the others'
-            rows, ms = subject.candidates(query, "scan", subject.width, size)
+            rows, ms, _ = subject.candidates(query, "scan", subject.width, size)
             times[size].append(ms)
         recalls.append(_recalls(subject, query, rows, ks, sizes))
     recall, error = _summary(recalls, ks)
@@ -292,89 +262,6 @@ def _cold(subject: Subject) -> Reading | None:
             took.append(subject.search(query, 1, plan).rescore_ms)
         times.append(Times.of(took))
     return _line(sizes, times)
-
-
-def _stops(
-    subject: Subject, k: int, walked: list[Walked], hot: Reading, rest: Times, queries: int
-) -> tuple[list[Stopped], dict[Plan, Pairs]]:
-    """Measure plans that stop early for one k, and pairs of final margin and recall of these and of walks."""
-    pairs: dict[Plan, Pairs] = {}
-    graph = [walk for walk in walked if walk.strategy == "graph" and walk.prefix_dim == subject.width]
-    if not graph:
-        return [], _scanned(subject, k, queries)
-    fixed = [
-        (recall, walk.coarse.mean + float(hot.of(round(walk.ef * fraction))[0]) + rest.mean)
-        for walk in graph
-        if walk.ef >= k
-        for recall, fraction in zip(walk.recall[k], subject.fractions, strict=True)
-        if recall >= 0.0
-    ]
-    kept = []
-    if subject.stops_early:
-        first = min(FIRST_STOP_QUERIES, queries)
-        tried = {plan: _stop(subject, k, plan, first)[0] for plan in _stop_plans(subject, k)}
-        front = fixed + [(seen.recall, seen.total.mean) for seen in tried.values()]
-        for plan, seen in tried.items():
-            if not any(r >= seen.recall and t * _WORTH < seen.total.mean for r, t in front):
-                measured, pairs[plan] = _stop(subject, k, plan, queries)
-                if _pays(measured.recall, measured.total.mean, fixed, worth=1.0):
-                    kept.append(measured)
-    for walk in graph:
-        if k <= walk.ef <= 25 * (k + BEYOND_K):
-            plan = Plan(strategy="graph", prefix_dim=subject.width, ef=walk.ef, candidates=walk.ef)
-            pairs[plan] = _margins_of(subject, k, plan, min(queries, 100))
-    return kept, pairs or _scanned(subject, k, queries)
-
-
-def _stop_plans(subject: Subject, k: int) -> Iterator[Plan]:
-    for width in STOP_WIDTHS:
-        ef = width * (k + BEYOND_K)
-        if ef <= subject.widest_walk:
-            ends = [(ef, each * k) for each in STOP_MISSES]
-            if subject.sketched:
-                ends = [(read, 0.0) for read in sorted({min(round(k * each), ef) for each in STOP_READS})]
-            for candidates, misses in ends:
-                for stop in STOPS:
-                    yield Plan(
-                        strategy="graph",
-                        prefix_dim=subject.width,
-                        ef=ef,
-                        candidates=candidates,
-                        early_stop=stop,
-                        misses=misses,
-                    )
-
-
-def _stop(subject: Subject, k: int, plan: Plan, queries: int) -> tuple[Stopped, Pairs]:
-    subject.search(0, k, plan)
-    seen = [subject.search(query, k, plan) for query in range(queries)]
-    recalls = [_recall(subject, query, one, k) for query, one in enumerate(seen)]
-    stopped = Stopped(
-        k,
-        plan,
-        float(np.mean(recalls)),
-        float(_error(recalls)),
-        Times.of([one.coarse_ms for one in seen]),
-        Times.of([one.rescore_ms for one in seen]),
-        Times.of([one.total_ms for one in seen]),
-        float(np.mean([one.rows_read for one in seen])),
-    )
-    return stopped, [(one.margin, recall) for one, recall in zip(seen, recalls, strict=True)]
-
-
-def _recall(subject: Subject, query: int, seen: Observed, k: int) -> float:
-    return float(np.isin(subject.truth[query, :k], seen.rows[:k]).mean())
-
-
-def _scanned(subject: Subject, k: int, queries: int) -> dict[Plan, Pairs]:
-    size = min(2 * k, subject.rows)
-    plan = Plan(strategy="scan", prefix_dim=subject.width, ef=size, candidates=size)
-    return {plan: _margins_of(subject, k, plan, queries)}
-
-
-def _margins_of(subject: Subject, k: int, plan: Plan, queries: int) -> Pairs:
-    seen = [subject.search(query, k, plan) for query in range(queries)]
-    return [(one.margin, _recall(subject, query, one, k)) for query, one in enumerate(seen)]
 
 
 def _scores(subject: Subject, k: int, queries: int) -> tuple[float, float, float, float]:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from tiered_index.config import Budget
 from tiered_index.planner.expect import Expectation
 from tiered_index.planner.feedback import AS_MEASURED, Drift, Feedback, State
-from tiered_index.planner.model import Calibration, Options, Quantiles, Times, added, options, to_deadline
+from tiered_index.planner.model import Calibration, Options, options, to_deadline
 from tiered_index.planner.plan import Plan
+from tiered_index.planner.times import Quantiles, Times, added
 
 FLOOR_ERRORS = 0.5
 """Standard errors of the measured recall by which a prediction must pass the floor, so that it is kept on

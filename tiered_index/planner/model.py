@@ -9,8 +9,7 @@ logarithm of ef or k, and times are linear in ef; ``python -m benchmarks planner
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from tiered_index.planner.among import Among
 from tiered_index.planner.margins import Curve
 from tiered_index.planner.plan import EXACT, Plan, Strategy
+from tiered_index.planner.times import Quantiles, Reading, Times, added, quantiles
 
 Source = Literal["given", "live", "stored"]
 
@@ -45,35 +45,6 @@ UNBOUNDED = 1.3
 _SLACK = 1.1
 """Plans this much slower than the best are kept: observed times may put them before it."""
 
-Quantiles = NDArray[np.float64]
-"""Mean, p50, p95, p99 in milliseconds, on the last axis."""
-
-
-class Times(msgspec.Struct, frozen=True, array_like=True):
-    """Mean and quantiles of a time, in milliseconds."""
-
-    mean: float
-    p50: float
-    p95: float
-    p99: float
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> Self:
-        """Summarise samples; for the mean, the worst hundredth counts as the 99th percentile."""
-        p50, p95, p99 = np.quantile(samples, (0.5, 0.95, 0.99)).tolist()
-        return cls(float(np.minimum(samples, p99).mean()), p50, p95, p99)
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """Time to rescore rows: what a call takes, and each row."""
-
-    call: Times
-    row: Times
-
-    def of(self, rows: Any) -> Quantiles:
-        """Return the times of rescoring so many rows, shape (..., 4)."""
-        return quantiles(self.call) + np.asarray(rows, float)[..., None] * quantiles(self.row)
-
 
 class Walked(msgspec.Struct, frozen=True):
     """Candidates found at one prefix dimension and ef.
@@ -89,6 +60,8 @@ class Walked(msgspec.Struct, frozen=True):
     recall, error : dict
         For each k, mean recall@k after rescoring each of the fractions of ef, and its standard error; -1
         where that is fewer rows than k.
+    codes : float
+        Prefixes that were scored, in the mean; 0 where that was not counted.
     """
 
     strategy: Strategy
@@ -97,6 +70,7 @@ class Walked(msgspec.Struct, frozen=True):
     coarse: Times
     recall: dict[int, tuple[float, ...]]
     error: dict[int, tuple[float, ...]]
+    codes: float = 0.0
 
 
 class Stopped(msgspec.Struct, frozen=True):
@@ -111,6 +85,7 @@ class Stopped(msgspec.Struct, frozen=True):
     total: Times
     rows_read: float
     claim: float | None = None
+    codes: float = 0.0
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,22 +150,6 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     among: Among | None = None
     fractions: tuple[float, ...] = FRACTIONS
     claims: dict[int, Curve] = {}
-
-
-def quantiles(times: Times) -> Quantiles:
-    """Return times as an array."""
-    return np.array(msgspec.structs.astuple(times))
-
-
-def added(*stages: Quantiles) -> Quantiles:
-    """Add stages that vary independently: means, and the squares of how far quantiles stand above them."""
-    total, squares = np.zeros(4), np.zeros(2)
-    for stage in stages:
-        total = total + stage
-        above = np.maximum(stage[..., 2:] - stage[..., :1], 0.0)
-        squares = squares + above * above
-    total[..., 2:] = total[..., :1] + np.sqrt(squares)
-    return total
 
 
 class Options(NamedTuple):

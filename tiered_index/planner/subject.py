@@ -21,6 +21,8 @@ class Observed(NamedTuple):
     margin: float
     first: float
     last: float
+    codes: int = 0
+    """Prefixes that were scored; 0 where FAISS walked, which does not count them."""
 
 
 class Subject(Protocol):
@@ -42,8 +44,8 @@ class Subject(Protocol):
 
     def candidates(
         self, query: int, strategy: Strategy, prefix_dim: int, ef: int
-    ) -> tuple[NDArray[np.int64], float]:
-        """Return the rows found, best first, and the milliseconds."""
+    ) -> tuple[NDArray[np.int64], float, int]:
+        """Return the rows found, best first, the milliseconds, and how many codes were scored."""
 
     def search(self, query: int, k: int, plan: Plan) -> Observed:
         """Answer one query."""

@@ -160,11 +160,14 @@ class Road:
 
     def ordered(
         self, prefix: NDArray[np.float32], query: NDArray[np.float32], ef: int
-    ) -> tuple[NDArray[np.int64], float]:
-        """Walk, and put what is found in order by its sketches; return addresses and milliseconds."""
+    ) -> tuple[NDArray[np.int64], float, int]:
+        """Walk, and put what is found in order by its sketches.
+
+        Return addresses, milliseconds, and how many codes were scored.
+        """
         found, links = self._rows(scan=False), self._segment.coarse.links_of(self._among)
-        rows, ms = self._engine.ordered(links.graph, self._sketch, prefix, query, ef, **found)
-        return rows + self._first, ms
+        rows, ms, codes = self._engine.ordered(links.graph, self._sketch, prefix, query, ef, **found)
+        return rows + self._first, ms, codes
 
     def _rows(self, *, scan: bool) -> dict[str, Any]:
         """Check that the files are whole, and return which rows may be found."""
