@@ -143,17 +143,18 @@ def _summary(
 
 
 def _walk(subject: Subject, ks: Sequence[int], prefix_dim: int, ef: int, queries: int) -> Walked:
-    """Measure one walk. A first round brings into the caches what the round before pushed out."""
+    """Measure one walk. A first round brings into the caches what the round before pushed out.
+
+    Recalls are looked up after all: between the walks that would push out what they need, and short ones
+    would seem slower than plans that stop early, between which nothing is looked up.
+    """
     sizes = [round(ef * fraction) for fraction in subject.fractions]
     subject.candidates(0, "graph", prefix_dim, ef)
-    times, recalls, scored = [], [], 0
-    for query in range(queries):
-        rows, ms, codes = subject.candidates(query, "graph", prefix_dim, ef)
-        times.append(ms)
-        scored += codes
-        recalls.append(_recalls(subject, query, rows, ks, sizes))
-    recall, error = _summary(recalls, ks)
-    return Walked("graph", prefix_dim, ef, Times.of(times), recall, error, scored / queries)
+    seen = [subject.candidates(query, "graph", prefix_dim, ef) for query in range(queries)]
+    found = [_recalls(subject, query, rows, ks, sizes) for query, (rows, _, _) in enumerate(seen)]
+    recall, error = _summary(found, ks)
+    codes = float(np.mean([codes for _, _, codes in seen]))
+    return Walked("graph", prefix_dim, ef, Times.of([ms for _, ms, _ in seen]), recall, error, codes)
 
 
 def _worthwhile(subject: Subject, ks: Sequence[int], hot: Reading) -> dict[int, int]:
