@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,11 @@ def test_verdicts_fit_the_numbers(index: ti.Index) -> None:
     for floor, latency in ((0.9, None), (0.99, None), (None, p99), (0.9, 1e6), (None, None), (0.8, p99)):
         said = index.explain(latency_budget_ms=latency, min_recall=floor)
         for one in said.alternatives:
-            if one.verdict.startswith("p99"):
+            if one.verdict.endswith("over the budget"):
                 assert one.total.p99 > latency
                 assert f"{one.total.p99:.2f} ms" in one.verdict
+            elif one.verdict.startswith("p99"):
+                assert one.total.p99 <= latency  # but what comes after the deadline may take longer
             elif one.verdict == "below the floor":
                 assert one.recall < floor
             elif one.verdict in ("slower", "more recall, slower"):
@@ -92,12 +95,14 @@ def test_every_verdict() -> None:
         )
 
     chosen, floor, budget = plan(0.9, 1.0), ti.Budget(min_recall=0.9), ti.Budget(latency_ms=2.0)
+    ample, late = ti.Budget(latency_ms=5.0), "p99 6.83 ms of walk and rescoring is over their 4.50 ms"
     verdicts = {
-        _verdict(plan(0.95, 2.0), chosen, budget): "p99 4.00 ms is over the budget",
-        _verdict(plan(0.8, 0.5), chosen, floor): "below the floor",
-        _verdict(plan(0.95, 2.0), chosen, floor): "slower",
-        _verdict(plan(0.95, 2.0), chosen, ti.Budget()): "more recall, slower",
-        _verdict(plan(0.8, 0.5), chosen, budget): "less recall",
+        _verdict(plan(0.95, 2.0), chosen, budget, 1.9): "p99 4.00 ms is over the budget",
+        _verdict(plan(0.95, 2.0), chosen, ample, 4.5): late,
+        _verdict(plan(0.8, 0.5), chosen, floor, math.inf): "below the floor",
+        _verdict(plan(0.95, 2.0), chosen, floor, math.inf): "slower",
+        _verdict(plan(0.95, 2.0), chosen, ti.Budget(), math.inf): "more recall, slower",
+        _verdict(plan(0.8, 0.5), chosen, budget, 1.9): "less recall",
     }
     assert list(verdicts) == list(verdicts.values())
 
@@ -123,7 +128,7 @@ def test_as_text(index: ti.Index) -> None:
     assert "no budget" in str(index.explain())
     assert not any(line.startswith("note:") for line in lines)
     late = str(index.explain(latency_budget_ms=0.0001))
-    assert "note:  the fastest plan is expected to take up to" in late
+    assert "note:  the plan is expected to take up to" in late
 
 
 def test_with_a_query_what_it_took(index: ti.Index, queries: np.ndarray) -> None:
@@ -238,7 +243,7 @@ def test_explain_for_people(folder: Path) -> None:
     for part in ("asked: k=10, recall 0.9", "plan:", "chosen", "64 given queries", "took:", "actual recall"):
         assert part in shown
     late = run("search", folder / "e.tidx", "--like", 17, "--budget-ms", 0.0001)
-    assert "the fastest plan is expected to take up to" in " ".join(late.split())
+    assert "the plan is expected to take up to" in " ".join(late.split())
 
 
 def test_calibrate_at_the_command_line(folder: Path, vectors: np.ndarray, tmp_path: Path) -> None:

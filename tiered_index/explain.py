@@ -14,7 +14,7 @@ from tiered_index.errors import ParameterError
 from tiered_index.planner.choose import Prediction, front
 from tiered_index.planner.filtered import Followed
 from tiered_index.planner.plan import Plan
-from tiered_index.planner.times import Times
+from tiered_index.planner.times import Times, added, quantiles
 from tiered_index.planning import Planning
 from tiered_index.results import SearchResult, SearchStats
 from tiered_index.storage.snapshot import Snapshot
@@ -163,7 +163,8 @@ def explain(
     chooser = planning.chooser_for(snapshot)
     if chooser is not None and chosen is not None:
         known = front(chooser.options(k, snapshot.rows), chooser.feedback.state())
-        others = [_expected(one, _verdict(one, chosen, budget)) for one in _near(known, chosen)]
+        deadline_ms = decision.limits.call_ns / 1e6 or inf
+        others = [_expected(one, _verdict(one, chosen, budget, deadline_ms)) for one in _near(known, chosen)]
     actual = None
     if query is not None:
         if as_array(query).ndim != 1:
@@ -228,9 +229,12 @@ def _near(known: list[Prediction], chosen: Prediction) -> list[Prediction]:
     return spread(faster, len(faster) - 1) + spread(slower, 0)
 
 
-def _verdict(one: Prediction, chosen: Prediction, budget: Budget) -> str:
+def _verdict(one: Prediction, chosen: Prediction, budget: Budget, deadline_ms: float) -> str:
     if budget.latency_ms is not None and one.total.p99 > budget.latency_ms:
         return f"p99 {one.total.p99:.2f} ms is over the budget"
+    stages_ms = added(quantiles(one.coarse), quantiles(one.rescore))[3]
+    if stages_ms > deadline_ms:
+        return f"p99 {stages_ms:.2f} ms of walk and rescoring is over their {deadline_ms:.2f} ms"
     if budget.min_recall is not None and one.recall < budget.min_recall:
         return "below the floor"
     if one.total.mean >= chosen.total.mean:

@@ -191,8 +191,8 @@ class Planning:
             prediction = choice.prediction
             plan = prediction.plan
             if not choice.budget_fits:
-                fastest = prediction.total.p99 * queries
-                concern = f"the fastest plan is expected to take up to {fastest:.2f} ms"
+                most = prediction.total.p99 * queries
+                concern = f"the plan is expected to take up to {most:.2f} ms"
             elif not choice.floor_reached:
                 concern = f"recall {prediction.recall:.3f} is the most that fits the budget"
         if matches is not None and plan is not EXACT:
