@@ -60,3 +60,10 @@ def test_what_slowed_a_walk_slowed_the_rescoring_after_it() -> None:
     assert found[60].rescore.mean == pytest.approx(0.02, rel=FAR + 0.01)
     assert found[60].total.p99 == pytest.approx(0.1, rel=FAR + 0.01)
     assert found[50].rescore.mean == pytest.approx(0.02)
+
+
+def test_walks_that_are_all_alike_tell_one_time() -> None:
+    alike = np.full(12, 64.0)
+    ms = np.where(np.arange(12) < 4, 3.0, 1.0)
+    found = ms * factors(10 * alike, alike, ms)
+    assert found == pytest.approx(np.where(np.arange(12) < 4, 1.0 + FAR, 1.0), abs=0.02)

@@ -24,6 +24,7 @@ of 4 to 4,096 units of ef, the least of four rounds each, stood 18 % from it at 
 _LEAST = 8
 _ROUNDS = 40
 _EXACT = 0.01
+_RIDGE = 1e-12
 
 
 def evened(walks: Sequence[Walked]) -> list[Walked]:
@@ -84,12 +85,13 @@ def factors(
         return np.ones(len(ms))
     work = np.stack([np.ones(len(ms)), codes, efs, codes * efs, efs * efs], axis=1)
     shares = work / work.max(axis=0) / ms[:, None]
-    weights = np.ones(len(ms))
+    told = weights = np.ones(len(ms))  # in units of what was measured
     for _ in range(_ROUNDS):  # least squares, weighted again and again, until they are the absolute errors
-        root = np.sqrt(weights)
-        line = np.linalg.lstsq(shares * root[:, None], root, rcond=None)[0]
-        weights = 1.0 / np.maximum(np.abs(shares @ line - 1.0), _EXACT)
-    told = shares @ line  # in units of what was measured
+        weighted = shares * weights[:, None]
+        square = np.einsum("ij,ik->jk", weighted, shares)
+        square += np.eye(len(square)) * _RIDGE * np.trace(square)  # widths may all be one, and codes
+        told = np.einsum("ij,j->i", shares, np.linalg.solve(square, weighted.sum(axis=0)))
+        weights = 1.0 / np.maximum(np.abs(told - 1.0), _EXACT)
     if told.min() <= 0.0:
         return np.ones(len(ms))
     return np.asarray(told * np.clip(1.0 / told, 1.0 - FAR, 1.0 + FAR))
