@@ -440,7 +440,9 @@ def test_where_no_plan_keeps_the_floor_every_vector_is_scored(large: Path) -> No
         assert group(watch, "all").window.recall > 0.5
 
 
-def test_without_correct_predictions_stand(large: Path) -> None:
+def test_without_correct_predictions_stand(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How busy the machine is meanwhile is not to change the plan."""
+    monkeypatch.setattr(Feedback, "observe", lambda *_, **__: None)
     with ti.open(large, mode="r") as index:
         plan = index.explain(min_recall=0.9).plan
         watch = still(index, correct=False)
